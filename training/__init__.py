@@ -1,0 +1,1 @@
+"""From a folder of photos to released weights and an archive."""

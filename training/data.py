@@ -1,0 +1,227 @@
+"""From a folder of photos to an index with splits and decoded pixels.
+
+python -m training prepare --data FOLDER
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import multiprocessing
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, astuple, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import imagehash
+import numpy as np
+import torch
+from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from handler.photo import SIDE, PhotoException, decode_photo, open_photo
+from training.params import PrepareParams, UsageError
+
+SPLITS = ("train", "validation", "test")
+INDEX = "photos.csv"  # one row a photo
+DOUBTFUL = "doubtful.csv"  # what was left out, and why
+PIXELS = "photos.uint8"  # the photos of photos.csv in its order, decoded
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One row of photos.csv."""
+
+    path: str  # relative to the data folder
+    label: str
+    bytes: int
+    width: int
+    height: int
+    sha256: str
+    perceptual_hash: str  # 64 bits in hexadecimal
+    split: str
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """One row of doubtful.csv."""
+
+    path: str
+    label: str
+    reason: str
+
+
+def prepare(data: Path, index: Path, params: PrepareParams) -> None:
+    """Index the photos of `data`/CLASS/ into the folder `index`, which is replaced as a whole.
+
+    Writes photos.csv, doubtful.csv and photos.uint8. No file stops it; raises UsageError when
+    `data` doesn't hold at least two class folders with a readable photo each.
+    """
+    files = list_files(data)
+    digests = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in files}
+    labels_of = defaultdict(set)
+    for path, digest in digests.items():
+        labels_of[digest].add(Path(path).parts[0])
+
+    staging = index.with_name(index.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    photos: list[Photo] = []
+    doubtful: list[Doubtful] = []
+    read = partial(_read_photo, data, params.minimum_side)
+    with multiprocessing.Pool() as pool, (staging / PIXELS).open("wb") as pixels:
+        results = pool.imap(read, files, chunksize=16)
+        for path, result in zip(files, tqdm(results, total=len(files), unit="photo"), strict=True):
+            label = Path(path).parts[0]
+            if isinstance(result, str):
+                doubtful.append(Doubtful(path, label, result))
+            elif len(labels_of[digests[path]]) > 1:
+                doubtful.append(Doubtful(path, label, "same bytes under several labels"))
+            else:
+                size, width, height, hash64, decoded = result
+                photos.append(Photo(path, label, size, width, height, digests[path], hash64, ""))
+                pixels.write(decoded)
+
+    classes = {Path(path).parts[0] for path in files}
+    if empty := classes - {photo.label for photo in photos}:
+        shutil.rmtree(staging)
+        raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
+    photos = split_photos(photos, params)
+    _write_csv(staging / INDEX, Photo, photos)
+    _write_csv(staging / DOUBTFUL, Doubtful, doubtful)
+    shutil.rmtree(index, ignore_errors=True)
+    staging.rename(index)
+    _report(index, photos, doubtful)
+
+
+def list_files(data: Path) -> list[str]:
+    """Paths of all files in the class folders of `data`, relative to it, sorted."""
+    if not data.is_dir():
+        raise UsageError(f"{data}: no such folder; give one that holds a folder for each class")
+    folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
+    files = [
+        str(file.relative_to(data))
+        for folder in folders
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not file.name.startswith(".")
+    ]
+    if len({Path(file).parts[0] for file in files}) < 2:
+        raise UsageError(f"{data}: needs a folder of photos for each of two classes or more")
+    return files
+
+
+def _read_photo(data: Path, minimum_side: int, path: str) -> str | tuple[int, int, int, str, bytes]:
+    """Bytes, width, height, perceptual hash and pixels of a photo; or why it is left out."""
+    try:
+        content = (data / path).read_bytes()
+        with open_photo(content) as photo:
+            width, height = photo.size
+        pixels = decode_photo(content)
+    except (OSError, PhotoException) as error:
+        return f"unreadable: {error}"
+    if min(width, height) < minimum_side:
+        return f"tiny: {width}x{height} pixels"
+    hash64 = str(imagehash.phash(Image.fromarray(pixels)))
+    return len(content), width, height, hash64, pixels.tobytes()
+
+
+def split_photos(photos: list[Photo], params: PrepareParams) -> list[Photo]:
+    """The same photos with their splits: per class, by seeded hash, look-alikes never parted.
+
+    The order of `photos` doesn't matter, and further photos move few of the old ones.
+    """
+    groups: dict[int, list[Photo]] = defaultdict(list)
+    for photo, group in zip(photos, look_alikes(photos, params.look_alike_distance), strict=True):
+        groups[group].append(photo)
+    by_class: dict[str, list[tuple[str, list[Photo]]]] = defaultdict(list)
+    for group_photos in groups.values():
+        first = min(group_photos, key=lambda photo: photo.sha256)
+        rank = hashlib.sha256(f"{params.seed} {first.sha256}".encode()).hexdigest()
+        by_class[first.label].append((rank, group_photos))
+
+    split_of: dict[str, str] = {}
+    for ranked in by_class.values():
+        total = sum(len(group_photos) for _, group_photos in ranked)
+        wanted = {"test": params.test_share * total, "validation": params.validation_share * total}
+        filled: Counter[str] = Counter()
+        for _, group_photos in sorted(ranked, key=lambda item: item[0]):
+            open_splits = (name for name in wanted if filled[name] + 0.5 <= wanted[name])
+            split = next(open_splits, "train")
+            filled[split] += len(group_photos)
+            split_of |= {photo.path: split for photo in group_photos}
+    return [Photo(**{**asdict(photo), "split": split_of[photo.path]}) for photo in photos]
+
+
+def look_alikes(photos: list[Photo], distance: int) -> list[int]:
+    """A group number for each photo; hashes at most `distance` bits apart share one, in chains."""
+    hashes = np.array([int(photo.perceptual_hash, 16) for photo in photos], dtype=np.uint64)
+    rows, columns = [], []
+    for row, value in enumerate(hashes):
+        near = np.flatnonzero(np.bitwise_count(hashes[row:] ^ value) <= distance) + row
+        rows.append(np.full(len(near), row))
+        columns.append(near)
+    pairs = (np.concatenate(rows), np.concatenate(columns))
+    graph = coo_array((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(len(photos), len(photos)))
+    groups: list[int] = connected_components(graph, directed=False)[1].tolist()
+    return groups
+
+
+class Split(Dataset[tuple[torch.Tensor, int]]):
+    """The photos of one split as (uint8 tensor (3, 224, 224), class number)."""
+
+    def __init__(
+        self, index: Path, split: str, transform: Callable[[torch.Tensor], Any] | None = None
+    ) -> None:
+        photos = read_index(index)
+        self.classes = sorted({photo.label for photo in photos})
+        self.rows = [row for row, photo in enumerate(photos) if photo.split == split]
+        self.photos = [photos[row] for row in self.rows]
+        self.labels = [self.classes.index(photo.label) for photo in self.photos]
+        if not self.rows:
+            raise UsageError(f"{index}: no photo in the {split} split; give more photos")
+        shape = (len(photos), SIDE, SIDE, 3)
+        if (index / PIXELS).stat().st_size != np.prod(shape):
+            raise UsageError(f"{index / PIXELS}: doesn't fit {INDEX}; run `prepare` again")
+        self.pixels = np.memmap(index / PIXELS, dtype=np.uint8, mode="r", shape=shape)
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        pixels = torch.from_numpy(self.pixels[self.rows[number]].copy()).permute(2, 0, 1)
+        return self.transform(pixels) if self.transform else pixels, self.labels[number]
+
+
+def read_index(index: Path) -> list[Photo]:
+    """The rows of photos.csv in the folder `index`. Raises UsageError when there is none."""
+    path = index / INDEX
+    if not path.exists():
+        raise UsageError(f"{path}: missing; run `python -m training prepare --data FOLDER` first")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    numbers = ("bytes", "width", "height")
+    return [Photo(**{**row, **{name: int(row[name]) for name in numbers}}) for row in rows]
+
+
+def _write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(kind))
+        writer.writerows(astuple(row) for row in rows)
+
+
+def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
+    counts = Counter((photo.split, photo.label) for photo in photos)
+    for split in SPLITS:
+        classes = sorted({photo.label for photo in photos})
+        print(f"{split:10}", *(f"{counts[split, label]:6} {label}" for label in classes))
+    print(f"{len(doubtful):10} left out, reasons in {index / DOUBTFUL}")
+    print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")

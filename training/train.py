@@ -1,0 +1,232 @@
+"""Train SimpleCNN on the training split.
+
+python -m training train --run runs/train [--resume]
+"""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from handler.photo import SIDE
+from training.data import Split
+from training.model import SimpleCNN, half_precision, normalise
+from training.params import TrainParams, UsageError
+
+CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
+BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
+RUN_FILE = "run.json"  # classes, parameters and the best epoch
+HISTORY = "history.csv"  # one row an epoch
+
+Log = Callable[[dict[str, float]], None]
+
+
+@dataclass
+class Training:
+    """Everything that changes while a run goes on."""
+
+    model: SimpleCNN
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    history: list[dict[str, float]]
+
+
+def train(index: Path, run: Path, params: TrainParams, *, resume: bool, log: Log) -> None:
+    """Train for `params.epochs` epochs; write checkpoint, best weights and history into `run`.
+
+    `log` is called after each epoch with its row of the history. Interrupted between two steps,
+    nothing but the epoch in hand is lost, and `resume` ends at the same weights as an
+    uninterrupted run. Raises UsageError for a run that exists (without `resume`), doesn't exist
+    (with it) or has other parameters.
+    """
+    keep_freed_memory()
+    training_split = Split(index, "train", augmentation(params))
+    validation_split = Split(index, "validation")
+    training = new_training(params, len(training_split.classes), len(training_split))
+    if resume:
+        load_checkpoint(run, training, params)
+    elif (run / CHECKPOINT).exists():
+        raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
+    run.mkdir(parents=True, exist_ok=True)
+    for epoch in range(len(training.history), params.epochs):
+        # Seeded by epoch, so that a resumed run sees the same order, crops and dropout.
+        torch.manual_seed(params.seed * 1_000_000 + epoch)
+        started = time.perf_counter()
+        loss = train_one_epoch(training, training_split, params, f"epoch {epoch + 1}")
+        seconds = time.perf_counter() - started
+        logits, labels = predict(training.model, validation_split, params)
+        row = {
+            "epoch": epoch + 1,
+            "learning_rate": training.schedule.get_last_lr()[0],
+            "loss": loss,
+            "validation_loss": F.cross_entropy(logits, labels).item(),
+            "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+            "photos_per_second": len(training_split) / seconds,
+        }
+        training.history.append(row)
+        save_epoch(run, training, params, training_split.classes)
+        log(row)
+
+
+def new_training(params: TrainParams, classes: int, photos: int) -> Training:
+    """A fresh model with AdamW and a one-cycle schedule over all steps."""
+    torch.manual_seed(params.seed)
+    model = SimpleCNN(classes).to(device(), memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=params.learning_rate,
+        total_steps=params.epochs * steps_per_epoch(photos, params),
+        pct_start=params.warmup_share,
+    )
+    return Training(model, optimizer, schedule, [])
+
+
+def augmentation(params: TrainParams) -> nn.Module:
+    """Random crop, mirror, colour and greyscale, on one uint8 photo (3, 224, 224)."""
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(SIDE, scale=(params.crop_scale, 1.0), antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(params.brightness, params.contrast, params.saturation),
+            v2.RandomGrayscale(params.greyscale),
+        ]
+    )
+
+
+def train_one_epoch(training: Training, split: Split, params: TrainParams, title: str) -> float:
+    """One pass over `split`; the mean loss of its steps."""
+    loader = DataLoader(
+        split,
+        batch_size=min(params.batch_size, len(split)),
+        shuffle=True,
+        drop_last=True,  # batch normalisation can't use a last batch of one photo
+        num_workers=params.loader_workers,
+    )
+    training.model.train()
+    total = 0.0
+    bar = tqdm(loader, desc=title, unit_scale=params.batch_size, unit="photo", mininterval=1)
+    for step, (photos, labels) in enumerate(bar, start=1):
+        with autocast():
+            logits = training.model(normalise(photos.to(device()), params.mean, params.std))
+            loss = F.cross_entropy(
+                logits.float(), labels.to(device()), label_smoothing=params.label_smoothing
+            )
+        training.optimizer.zero_grad()
+        loss.backward()
+        training.optimizer.step()
+        training.schedule.step()
+        total += loss.item()
+        bar.set_postfix(loss=f"{total / step:.3f}", refresh=False)
+    return total / len(loader)
+
+
+@torch.inference_mode()
+def predict(
+    model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, classes), float32, and labels (N,), int64, of a split in its order.
+
+    `exact` computes in float32 throughout, as the server's eager backend does.
+    """
+    model.eval()
+    logits = []
+    for photos, _ in DataLoader(split, batch_size=params.batch_size):
+        with autocast(enabled=not exact):
+            batch = normalise(photos.to(device()), params.mean, params.std)
+            logits.append(model(batch).float().cpu())
+    return torch.cat(logits), torch.tensor(split.labels)
+
+
+def steps_per_epoch(photos: int, params: TrainParams) -> int:
+    return photos // min(params.batch_size, photos)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(*, enabled: bool = True) -> torch.autocast:
+    """bfloat16 where the processor computes in it; emulated, it would be slower than float32."""
+    features = torch.cpu.get_capabilities()
+    fast = device().type == "cuda" or features.get("avx512_bf16") or features.get("amx_bf16")
+    return torch.autocast(device().type, dtype=torch.bfloat16, enabled=enabled and bool(fast))
+
+
+def keep_freed_memory() -> None:
+    """Stop glibc from giving big blocks back to the kernel between steps.
+
+    Mapping and clearing the activations anew each step halves the photos a second.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def save_epoch(run: Path, training: Training, params: TrainParams, classes: list[str]) -> None:
+    """Write the files of a finished epoch, the checkpoint last: it is what counts on resume."""
+    best = max(training.history, key=lambda row: row["validation_accuracy"])
+    if best is training.history[-1]:
+        state = half_precision(training.model.state_dict())
+        write_atomically(run / BEST, lambda path: torch.save(state, path))
+    about = {"classes": classes, "best": best, "params": asdict(params)}
+    write_json(run / RUN_FILE, about)
+    write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
+    checkpoint = {
+        "model": training.model.state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "schedule": training.schedule.state_dict(),
+        "history": training.history,
+        "params": asdict(params),
+    }
+    write_atomically(run / CHECKPOINT, lambda path: torch.save(checkpoint, path))
+
+
+def load_checkpoint(run: Path, training: Training, params: TrainParams) -> None:
+    """Put `training` where the run stopped. Raises UsageError when there is no such run."""
+    path = run / CHECKPOINT
+    if not path.exists():
+        raise UsageError(f"{path}: missing; start the run without --resume")
+    checkpoint = torch.load(path, map_location=device(), weights_only=True)
+    if checkpoint["params"] != asdict(params):
+        raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
+    training.model.load_state_dict(checkpoint["model"])
+    training.optimizer.load_state_dict(checkpoint["optimizer"])
+    training.schedule.load_state_dict(checkpoint["schedule"])
+    training.history = checkpoint["history"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file beside `path`, then rename it: a reader never sees half of it."""
+    partial = path.with_name(path.name + ".partial")
+    write(partial)
+    os.replace(partial, path)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
+
+
+def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, history[0])
+        writer.writeheader()
+        writer.writerows(history)
