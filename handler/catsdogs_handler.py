@@ -1,0 +1,218 @@
+"""The class that TorchServe calls with a batch of requests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ts.context import Context
+from ts.metrics.metric_cache_errors import MetricsCacheKeyError
+from ts.metrics.metric_type_enum import MetricTypes
+
+from handler.photo import (
+    InvalidPhotoException,
+    PhotoException,
+    PhotoTooLargeException,
+    decode_photo,
+)
+from training.model import Classifier, load_network
+
+logger = logging.getLogger(__name__)
+
+MAX_PHOTOS = 8  # in one request; more would hold up the others of its batch
+HOW_TO_SEND = (
+    "send a photo as the body (curl -T photo.jpg), as a file field of a form "
+    '(curl -F photo=@photo.jpg) or as JSON {"data": "<base64>"}'
+)
+
+# One request, decoded: pixels, or why there are none, for each of its fields.
+Photos = dict[str, "np.ndarray | PhotoException"]
+
+
+class CatsDogsHandler:
+    """Requests to answers: decode, infer, encode, for a whole batch; one bad photo spoils none."""
+
+    def initialize(self, context: Context) -> None:
+        """Load catsdogs.pt and the catsdogs.json that describes it from the model folder."""
+        folder = Path(context.system_properties["model_dir"])
+        self.card = json.loads((folder / "catsdogs.json").read_text())
+        self.classes: list[str] = self.card["classes"]
+        self.threshold: float = self.card["threshold"]
+        self.version: str = context.manifest["model"]["modelVersion"]
+        self.device = torch.device(
+            f"cuda:{context.system_properties['gpu_id']}"
+            if torch.cuda.is_available() and context.system_properties["gpu_id"] is not None
+            else "cpu"
+        )
+        torch.set_num_threads((context.model_yaml_config or {}).get("threads", 1))
+        state = torch.load(folder / "catsdogs.pt", map_location="cpu", weights_only=True)
+        network = load_network(state, len(self.classes))
+        self.classifier = Classifier(
+            network, self.card["mean"], self.card["std"], self.card["temperature"]
+        ).to(self.device)
+        self.infer([np.zeros((self.card["input_size"], self.card["input_size"], 3), np.uint8)])
+
+    def handle(self, requests: list[dict[str, Any]], context: Context) -> list[Any]:
+        """Answer each request of a batch; the statuses go into `context`."""
+        started = time.perf_counter()
+        headers = [context.get_all_request_header(number) for number in range(len(requests))]
+        # TorchServe marks its describe command by a header, which a client can send too: it counts
+        # only where there is no photo, so that nobody's prediction changes.
+        described = [
+            not request and header.get("describe") == "True"
+            for request, header in zip(requests, headers, strict=True)
+        ]
+        batch = [
+            {} if is_described else self.decode(request, header)
+            for request, header, is_described in zip(requests, headers, described, strict=True)
+        ]
+        pixels = [
+            photo for photos in batch for photo in photos.values() if isinstance(photo, np.ndarray)
+        ]
+        probabilities = iter(self.infer(pixels))
+        answers = [
+            self.describe() if is_described else self.encode(photos, probabilities, number, context)
+            for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
+        ]
+        self._count(context, answers, described, time.perf_counter() - started)
+        return answers
+
+    def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
+        """The photos of one request, by field; a request that is wrong as a whole has one entry."""
+        try:
+            contents = _contents(request, headers)
+        except PhotoException as error:
+            return {"body": error}
+        photos: Photos = {}
+        for field, content in contents.items():
+            try:
+                photos[field] = decode_photo(_content_bytes(content))
+            except PhotoException as error:
+                photos[field] = error
+            except MemoryError:
+                photos[field] = PhotoTooLargeException("photo needs more memory than there is")
+        return photos
+
+    @torch.inference_mode()
+    def infer(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """Probabilities, float32 (N, classes), of N photos, each uint8 (224, 224, 3)."""
+        if not pixels:
+            return np.empty((0, len(self.classes)), np.float32)
+        batch = torch.from_numpy(np.stack(pixels)).to(self.device)
+        probabilities: np.ndarray = self.classifier(batch).cpu().numpy()
+        return probabilities
+
+    def encode(
+        self, photos: Photos, probabilities: Iterator[np.ndarray], number: int, context: Context
+    ) -> dict[str, Any]:
+        """The JSON answer of request `number`; takes a row of `probabilities` for each photo."""
+        answers: dict[str, dict[str, Any]] = {
+            field: _error(photo)
+            if isinstance(photo, PhotoException)
+            else self._prediction(next(probabilities))
+            for field, photo in photos.items()
+        }
+        context.set_response_content_type(number, "application/json")
+        if len(photos) > 1:
+            return {"photos": answers}
+        (photo,), (answer,) = photos.values(), answers.values()
+        if isinstance(photo, PhotoException):
+            context.set_response_status(photo.status, photo.phrase, number)
+        return answer
+
+    def describe(self) -> dict[str, Any]:
+        """What `GET /models/catsdogs?customized=true` tells about the model."""
+        parameters = sum(weight.numel() for weight in self.classifier.parameters())
+        return self.card | {"version": self.version, "parameters": parameters}
+
+    def _prediction(self, probabilities: np.ndarray) -> dict[str, Any]:
+        best = int(probabilities.argmax())
+        confidence = float(probabilities[best])
+        return {
+            "label": self.classes[best],
+            "confidence": round(confidence, 4),
+            "probabilities": {
+                name: round(float(probability), 4)
+                for name, probability in zip(self.classes, probabilities, strict=True)
+            },
+            "certain": confidence >= self.threshold,
+            "model_version": self.version,
+        }
+
+    def _count(
+        self, context: Context, answers: list[Any], described: list[bool], seconds: float
+    ) -> None:
+        """Metrics of one batch, in as few log lines as keep their meaning."""
+        requests = [
+            answer
+            for answer, is_described in zip(answers, described, strict=True)
+            if not is_described
+        ]
+        if not requests or context.metrics is None:
+            return
+        photos = [p for answer in requests for p in answer.get("photos", {"": answer}).values()]
+        labels = [photo["label"] for photo in photos if "label" in photo]
+        _emit(context, "prediction_requests_total", MetricTypes.COUNTER, len(requests))
+        for _ in requests:
+            _emit(context, "prediction_latency_seconds", MetricTypes.HISTOGRAM, round(seconds, 6))
+        for name in sorted(set(labels)):
+            _emit(
+                context,
+                "predictions_by_class",
+                MetricTypes.COUNTER,
+                labels.count(name),
+                class_name=name,
+            )
+
+
+def _contents(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
+    """What may be photos in a request, by field. Raises InvalidPhotoException when nothing may."""
+    if set(request) <= {"body"}:  # the raw body, or a form with one field of that name
+        return request or {"body": b""}
+    # TorchServe puts each part's content type among the headers; a text field has none.
+    files = {
+        field: content
+        for field, content in request.items()
+        if headers.get(field) != {"content-type": ""}
+    }
+    if not files:
+        raise InvalidPhotoException(f"the form has no file field; {HOW_TO_SEND}")
+    if len(files) > MAX_PHOTOS:
+        raise InvalidPhotoException(
+            f"the form has {len(files)} file fields; send at most {MAX_PHOTOS} in one request"
+        )
+    return files
+
+
+def _content_bytes(content: Any) -> bytes:
+    """The photo's bytes in a body or field: raw, or base64 in JSON that TorchServe has parsed."""
+    if isinstance(content, (bytes, bytearray)):
+        return bytes(content)
+    if isinstance(content, dict) and isinstance(content.get("data"), str):
+        try:
+            return base64.b64decode(content["data"], validate=True)
+        except ValueError as error:
+            raise InvalidPhotoException(f"`data` is not base64: {error}") from None
+    kind = "text" if isinstance(content, str) else "JSON without a `data` string"
+    raise InvalidPhotoException(f"the content is {kind}, not a photo; {HOW_TO_SEND}")
+
+
+def _error(error: PhotoException) -> dict[str, Any]:
+    return {"code": error.status, "type": type(error).__name__, "message": str(error)}
+
+
+def _emit(context: Context, name: str, kind: MetricTypes, value: float, **dimensions: str) -> None:
+    """Write one metric, its labels in the order in which metrics.yaml declares them."""
+    try:
+        metric = context.metrics.get_metric(name, kind)
+    except MetricsCacheKeyError:  # another server's metrics.yaml; it still gets its answers
+        return
+    labels = {"ModelName": context.model_name, "Level": "Model", **dimensions}
+    metric.add_or_update(value, [labels[dimension] for dimension in metric.dimension_names])

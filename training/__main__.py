@@ -1,0 +1,127 @@
+"""The command line: python -m training prepare|train|evaluate|release|archive|predict."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from training.params import UsageError, load_params
+
+# Each command imports what it needs, so that serving needs nothing of training's packages.
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 with one line on stderr when the input is wrong."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.command(options) or 0)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    main_parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=command)
+        return sub
+
+    def path(sub: argparse.ArgumentParser, name: str, default: str, text: str) -> None:
+        sub.add_argument(
+            name, type=Path, default=Path(default), help=f"{text} (default: {default})"
+        )
+
+    prepare = add("prepare", run_prepare, "index, check, split and decode a folder of photos")
+    path(prepare, "--data", "data/photos", "folder with one folder of photos for each class")
+    train = add("train", run_train, "train on the prepared photos")
+    path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
+    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    train.add_argument("--no-mlflow", action="store_true", help="don't log the run to MLflow")
+    evaluate = add("evaluate", run_evaluate, "calibrate a run and measure it on the test split")
+    evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
+    release = add("release", run_release, "make a run's best weights the released ones")
+    release.add_argument("run", type=Path, metavar="RUN", help="folder of an evaluated run")
+    release.add_argument("--version", help="default: the released one, its last number raised")
+    archive = add("archive", run_archive, "bundle weights and handler for TorchServe")
+    archive.add_argument("--version", help="default: the version in the JSON file of the weights")
+    path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
+    predict = add("predict", run_predict, "classify photos without a server")
+    predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    for sub in (prepare, train, evaluate):
+        path(sub, "--index", "runs/index", "folder that `prepare` writes")
+        path(sub, "--params", "params.yaml", "file with the numbers")
+    for sub in (release, archive, predict):
+        path(sub, "--weights", "models/catsdogs.pt", "weights, with their JSON file beside them")
+    return main_parser
+
+
+def run_prepare(options: argparse.Namespace) -> None:
+    from training.data import prepare
+
+    prepare(options.data, options.index, load_params(options.params).prepare)
+
+
+def run_train(options: argparse.Namespace) -> None:
+    from contextlib import nullcontext
+
+    from training.train import train
+
+    params = load_params(options.params).train
+    if options.no_mlflow:
+        logging = nullcontext(lambda row: None)
+    else:
+        from training.tracking import mlflow_log
+
+        logging = mlflow_log(options.run, params)
+    try:
+        with logging as log:
+            train(options.index, options.run, params, resume=options.resume, log=log)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; go on with: train --run {options.run} --resume", file=sys.stderr)
+        raise
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import evaluate, format_figures
+
+    result = evaluate(options.index, options.run, load_params(options.params).evaluate)
+    print(format_figures(result["test"]))
+
+
+def run_release(options: argparse.Namespace) -> None:
+    from training.release import release
+
+    card = release(options.run, options.weights, options.version)
+    print(f"{options.weights}: version {card['version']}")
+
+
+def run_archive(options: argparse.Namespace) -> None:
+    from training.archive import archive
+
+    version = archive(options.weights, options.version, options.output)
+    print(f"{options.output}: version {version}")
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    from training.predict import predict
+
+    failed = False
+    for file, answer in predict(options.files, options.weights):
+        if "label" in answer:
+            sure = "" if answer["certain"] else " (not sure)"
+            print(f"{file}: {answer['label']} {answer['confidence']:.4f}{sure}")
+        else:
+            failed = True
+            print(f"{file}: {answer['message']}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

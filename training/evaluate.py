@@ -1,0 +1,147 @@
+"""Calibrate a run on the validation split, then measure it on the test split.
+
+python -m training evaluate runs/train
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
+from sklearn import metrics
+
+from training.data import Split
+from training.model import load_network
+from training.params import EvaluateParams, TrainParams, UsageError
+from training.train import BEST, RUN_FILE, device, predict, write_atomically, write_json
+
+matplotlib.use("agg")  # no screen needed
+import matplotlib.pyplot as plt
+
+EVALUATION = "evaluation.json"
+CONFUSION = "confusion.png"
+
+
+def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
+    """Write evaluation.json and confusion.png into `run` and return what the first one holds.
+
+    Raises UsageError when the run has no weights or other classes than the index.
+    """
+    about, train_params = read_run(run)
+    validation, test = Split(index, "validation"), Split(index, "test")
+    if about["classes"] != test.classes:
+        raise UsageError(f"{run}: learned {about['classes']}, but {index} holds {test.classes}")
+    state = torch.load(run / BEST, weights_only=True)
+    network = load_network(state, len(test.classes)).to(device(), memory_format=torch.channels_last)
+    logits, labels = predict(network, validation, train_params, exact=True)
+    temperature = fit_temperature(logits, labels)
+    threshold = certain_threshold(
+        *confidences(logits / temperature, labels), params.certain_accuracy
+    )
+    logits, labels = predict(network, test, train_params, exact=True)
+    result = {
+        "temperature": temperature,
+        "threshold": threshold,
+        "test": figures(logits / temperature, labels, test.classes, threshold),
+    }
+    write_json(run / EVALUATION, result)
+    plot_confusion(result["test"]["confusion"], test.classes, run / CONFUSION)
+    return result
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], TrainParams]:
+    """What run.json tells and its parameters. Raises UsageError when `run` holds no trained run."""
+    for name in (RUN_FILE, BEST):
+        if not (run / name).exists():
+            raise UsageError(f"{run / name}: missing; train first: python -m training train")
+    about = json.loads((run / RUN_FILE).read_text())
+    return about, TrainParams(**about["params"])
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The T that minimises the cross-entropy of softmax(logits / T); Guo and others 2017."""
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(logits / np.exp(log_temperature), labels).item()
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
+
+
+def confidences(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The highest probability of each photo, and whether its class is right; both (N,)."""
+    confidence, predicted = F.softmax(logits, dim=1).max(dim=1)
+    return confidence.numpy(), (predicted == labels).numpy()
+
+
+def certain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:
+    """The lowest confidence at and above which at least `accuracy` of the photos are right.
+
+    1.0 when there is none.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    so_far = np.cumsum(right[order]) / np.arange(1, len(right) + 1)
+    # Photos of equal confidence stand or fall together: only the last of each can be the cut.
+    last = np.append(np.diff(confidence[order]) != 0, True)
+    enough = np.flatnonzero((so_far >= accuracy) & last)
+    return float(confidence[order][enough[-1]]) if len(enough) else 1.0
+
+
+def figures(
+    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], threshold: float
+) -> dict[str, Any]:
+    """Accuracy, precision, recall, F1, confusion matrix (rows true, columns predicted) and more."""
+    predicted = logits.argmax(dim=1)
+    confidence, right = confidences(logits, labels)
+    certain = confidence >= threshold
+    precision, recall, f1, support = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=range(len(classes)), zero_division=0
+    )
+    return {
+        "photos": len(labels),
+        "accuracy": float(right.mean()),
+        "cross_entropy": F.cross_entropy(logits, labels).item(),
+        "certain_share": float(certain.mean()),
+        "certain_accuracy": float(right[certain].mean()) if certain.any() else None,
+        "classes": {
+            name: {
+                "precision": float(precision[number]),
+                "recall": float(recall[number]),
+                "f1": float(f1[number]),
+                "photos": int(support[number]),
+            }
+            for number, name in enumerate(classes)
+        },
+        "confusion": metrics.confusion_matrix(
+            labels, predicted, labels=range(len(classes))
+        ).tolist(),
+    }
+
+
+def plot_confusion(confusion: list[list[int]], classes: Sequence[str], picture: Path) -> None:
+    """Draw the confusion matrix into `picture`."""
+    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    display = metrics.ConfusionMatrixDisplay(np.array(confusion), display_labels=classes)
+    display.plot(ax=axes, colorbar=False, cmap="Blues")
+    write_atomically(picture, lambda path: figure.savefig(path, dpi=100, format="png"))
+    plt.close(figure)
+
+
+def format_figures(test: dict[str, Any]) -> str:
+    """The figures of `figures` as lines for a terminal."""
+    lines = [
+        f"{'':12}{'precision':>10}{'recall':>10}{'F1':>10}{'photos':>10}",
+        *(
+            f"{name:12}{row['precision']:10.4f}{row['recall']:10.4f}{row['f1']:10.4f}{row['photos']:10}"
+            for name, row in test["classes"].items()
+        ),
+        f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos",
+        f"certain about {test['certain_share']:.1%} of them",
+    ]
+    return "\n".join(lines)
