@@ -42,7 +42,7 @@ class CatsDogsHandler:
     def initialize(self, context: Context) -> None:
         """Load catsdogs.pt and the catsdogs.json that describes it from the model folder."""
         folder = Path(context.system_properties["model_dir"])
-        self.card = json.loads((folder / "catsdogs.json").read_text())
+        self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
         self.version: str = context.manifest["model"]["modelVersion"]

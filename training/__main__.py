@@ -69,19 +69,18 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from contextlib import nullcontext
+    from contextlib import AbstractContextManager, nullcontext
 
-    from training.train import train
+    from training.train import Log, train
 
     params = load_params(options.params).train
-    if options.no_mlflow:
-        logging = nullcontext(lambda row: None)
-    else:
+    tracked: AbstractContextManager[Log] = nullcontext(lambda row: None)
+    if not options.no_mlflow:
         from training.tracking import mlflow_log
 
-        logging = mlflow_log(options.run, params)
+        tracked = mlflow_log(options.run, params)
     try:
-        with logging as log:
+        with tracked as log:
             train(options.index, options.run, params, resume=options.resume, log=log)
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with: train --run {options.run} --resume", file=sys.stderr)

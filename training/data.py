@@ -208,7 +208,8 @@ def read_index(index: Path) -> list[Photo]:
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     numbers = ("bytes", "width", "height")
-    return [Photo(**{**row, **{name: int(row[name]) for name in numbers}}) for row in rows]
+    typed: list[dict[str, Any]] = [row | {name: int(row[name]) for name in numbers} for row in rows]
+    return [Photo(**row) for row in typed]
 
 
 def _write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:

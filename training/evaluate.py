@@ -39,14 +39,16 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     if about["classes"] != test.classes:
         raise UsageError(f"{run}: learned {about['classes']}, but {index} holds {test.classes}")
     state = torch.load(run / BEST, weights_only=True)
-    network = load_network(state, len(test.classes)).to(device(), memory_format=torch.channels_last)
+    network = (
+        load_network(state, len(test.classes)).to(device()).to(memory_format=torch.channels_last)
+    )
     logits, labels = predict(network, validation, train_params, exact=True)
     temperature = fit_temperature(logits, labels)
     threshold = certain_threshold(
         *confidences(logits / temperature, labels), params.certain_accuracy
     )
     logits, labels = predict(network, test, train_params, exact=True)
-    result = {
+    result: dict[str, Any] = {
         "temperature": temperature,
         "threshold": threshold,
         "test": figures(logits / temperature, labels, test.classes, threshold),

@@ -9,6 +9,10 @@ from typing import Any
 import yaml
 
 
+# What YAML may give for each type of field.
+TYPES = {"int": (int,), "float": (int, float), "list[float]": (list,)}
+
+
 class UsageError(Exception):
     """Something the user gave is wrong; the message names it and the remedy."""
 
@@ -72,8 +76,7 @@ def _section(sections: dict[str, Any], name: str, kind: type, path: Path) -> Any
     _check_keys(values, kind, f"{path}, section {name}")
     for field in fields(kind):
         value = values[field.name]
-        wanted = {"int": int, "float": (int, float), "list[float]": list}[str(field.type)]
-        if not isinstance(value, wanted) or isinstance(value, bool):
+        if type(value) not in TYPES[str(field.type)]:
             raise UsageError(
                 f"{path}, section {name}: {field.name} is {value!r}; make it {field.type}"
             )

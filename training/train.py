@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
@@ -70,9 +69,9 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, log: Log
         loss = train_one_epoch(training, training_split, params, f"epoch {epoch + 1}")
         seconds = time.perf_counter() - started
         logits, labels = predict(training.model, validation_split, params)
-        row = {
+        row: dict[str, float] = {
             "epoch": epoch + 1,
-            "learning_rate": training.schedule.get_last_lr()[0],
+            "learning_rate": float(training.schedule.get_last_lr()[0]),
             "loss": loss,
             "validation_loss": F.cross_entropy(logits, labels).item(),
             "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
@@ -86,7 +85,7 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, log: Log
 def new_training(params: TrainParams, classes: int, photos: int) -> Training:
     """A fresh model with AdamW and a one-cycle schedule over all steps."""
     torch.manual_seed(params.seed)
-    model = SimpleCNN(classes).to(device(), memory_format=torch.channels_last)
+    model = SimpleCNN(classes).to(device()).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
     )
@@ -99,7 +98,7 @@ def new_training(params: TrainParams, classes: int, photos: int) -> Training:
     return Training(model, optimizer, schedule, [])
 
 
-def augmentation(params: TrainParams) -> nn.Module:
+def augmentation(params: TrainParams) -> v2.Compose:
     """Random crop, mirror, colour and greyscale, on one uint8 photo (3, 224, 224)."""
     return v2.Compose(
         [
@@ -130,7 +129,7 @@ def train_one_epoch(training: Training, split: Split, params: TrainParams, title
                 logits.float(), labels.to(device()), label_smoothing=params.label_smoothing
             )
         training.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         training.optimizer.step()
         training.schedule.step()
         total += loss.item()
