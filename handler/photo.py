@@ -19,6 +19,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MIN_SIDE = 16  # pixels; nothing can be told from less
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes a pixel
 MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes and never holds the whole photo
+PNG_END = b"IEND\xaeB`\x82"
 
 pi_heif.register_heif_opener()
 # Pillow warns above 89 megapixels and raises above 179; the limits here are lower and answer 413.
@@ -73,13 +74,13 @@ def decode_photo(data: bytes) -> np.ndarray:
 
     Raises InvalidPhotoException (empty, not a photo, truncated, damaged, a side under 16 pixels),
     PhotoTooLargeException (over 50 megapixels in a JPEG, over 16 in any other format) or
-    UnsupportedPhotoException (a format or colour space that is not opened).
+    UnsupportedPhotoException (a format that is not opened).
     """
     with open_photo(data) as photo, _damage_is_invalid():
         if photo.format in ("JPEG", "MPO"):
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
         photo.load()
-        if photo.format == "PNG" and b"IEND" not in data:  # Pillow overlooks a lost last chunk
+        if photo.format == "PNG" and PNG_END not in data:  # Pillow overlooks its loss
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
         turn = _UPRIGHT.get(_orientation(photo))
         photo = _to_rgb_or_rgba(photo)
@@ -164,11 +165,4 @@ def _to_rgb_or_rgba(photo: Image.Image) -> Image.Image:
         levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-9)
         photo = Image.fromarray((levels * 255).astype(np.uint8))
     mode = "RGBA" if photo.has_transparency_data else "RGB"
-    if photo.mode == mode:
-        return photo
-    try:
-        return photo.convert(mode)
-    except ValueError:
-        raise UnsupportedPhotoException(
-            f"colour space {photo.mode} is not opened; send an RGB or grey photo"
-        ) from None
+    return photo if photo.mode == mode else photo.convert(mode)

@@ -8,7 +8,6 @@ from typing import Any
 
 import yaml
 
-
 # What YAML may give for each type of field.
 TYPES = {"int": (int,), "float": (int, float), "list[float]": (list,)}
 
@@ -32,6 +31,7 @@ class TrainParams:
     epochs: int
     batch_size: int
     learning_rate: float
+    fc1_learning_rate_share: float
     warmup_share: float
     weight_decay: float
     label_smoothing: float

@@ -86,12 +86,20 @@ def new_training(params: TrainParams, classes: int, photos: int) -> Training:
     """A fresh model with AdamW and a one-cycle schedule over all steps."""
     torch.manual_seed(params.seed)
     model = SimpleCNN(classes).to(device()).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay, fused=True
-    )
+    wide = set(model.fc1.parameters())
+    # A step of Adam moves every weight by the learning rate, so an output by that times its
+    # inputs: the 50,176 of fc1 need smaller steps than the 27 to 1,152 of a convolution.
+    groups = [
+        {"params": [p for p in model.parameters() if p not in wide], "lr": params.learning_rate},
+        {
+            "params": list(model.fc1.parameters()),
+            "lr": params.learning_rate * params.fc1_learning_rate_share,
+        },
+    ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
-        max_lr=params.learning_rate,
+        max_lr=[group["lr"] for group in groups],
         total_steps=params.epochs * steps_per_epoch(photos, params),
         pct_start=params.warmup_share,
     )

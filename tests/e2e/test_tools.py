@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import Server, new_server
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    server = new_server(tmp_path)
+    server.environment["TS_DEFAULT_WORKERS_PER_MODEL"] = "1"
+    yield server
+    server.stop()
+
+
+def frontend(server: Server) -> psutil.Process:
+    pid_file = Path(server.environment["TMPDIR"]) / ".model_server.pid"
+    return psutil.Process(int(pid_file.read_text()))
+
+
+def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server) -> None:
+    result = own_server.serve()
+    assert result.returncode == 0, result.stderr
+    assert own_server.predictions in result.stdout
+    first = frontend(own_server)
+    assert own_server.serve().returncode == 0
+    assert frontend(own_server) == first
+    os.utime(own_server.folder / "model_store/catsdogs.mar")
+    assert own_server.serve().returncode == 0
+    assert frontend(own_server) != first
+    assert not first.is_running()
+
+
+def test_serve_says_why_a_broken_archive_is_not_served(own_server: Server) -> None:
+    (own_server.folder / "model_store/catsdogs.mar").write_text("not an archive")
+    own_server.environment["CATSDOGS_SECONDS_TO_START"] = "8"
+    result = own_server.serve()
+    assert result.returncode == 1
+    assert "not ready" in result.stderr
+    assert "catsdogs.mar" in result.stderr
+
+
+def test_serve_and_demo_name_what_is_missing(tmp_path: Path) -> None:
+    server = Server(tmp_path, dict(os.environ))
+    result = server.serve()
+    assert result.returncode == 2
+    assert result.stderr == "error: config.properties is missing here; run `make serve`\n"
+    result = server.run(sys.executable, REPOSITORY / "tools/demo", "none.jpg")
+    assert result.returncode == 2
+    assert result.stderr == "error: none.jpg: no such photo\n"

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from ts.context import Context, RequestProcessor
+from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
+
+from handler.catsdogs_handler import MAX_PHOTOS, CatsDogsHandler
+
+FILE = {"content-type": "image/jpeg"}
+TEXT = {"content-type": ""}
+
+
+def jpeg(seed: int = 0, side: int = 64) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+class Server:
+    """Calls the handler as TorchServe's worker does and keeps what it would send back."""
+
+    def __init__(self, weights: Path, metrics: Any = None) -> None:
+        self.context = Context(
+            model_name="catsdogs",
+            model_dir=str(weights.parent),
+            manifest={"model": {"modelVersion": "3.1"}},
+            batch_size=8,
+            gpu=None,
+            mms_version=None,
+            metrics=metrics,
+        )
+        self.handler = CatsDogsHandler()
+        self.handler.initialize(self.context)
+
+    def answer(
+        self, *requests: dict[str, Any], headers: list[dict[str, Any]] | None = None
+    ) -> list[tuple[int, dict[str, Any]]]:
+        given_headers = headers or [{} for _ in requests]
+        self.context.request_processor = [RequestProcessor(dict(h)) for h in given_headers]
+        bodies = self.handler.handle(list(requests), self.context)
+        assert len(bodies) == len(requests)
+        json.dumps(bodies)  # TorchServe fails the whole batch for what JSON doesn't know
+        return [(self.context.get_response_status(n)[0], body) for n, body in enumerate(bodies)]
+
+
+@pytest.fixture(scope="module")
+def server(weights: Path) -> Server:
+    return Server(weights)
+
+
+def test_a_photo_gets_the_promised_answer(server: Server) -> None:
+    ((status, body),) = server.answer({"body": bytearray(jpeg())})
+    assert status == 200
+    assert list(body) == ["label", "confidence", "probabilities", "certain", "model_version"]
+    assert body["confidence"] == body["probabilities"][body["label"]]
+    assert sum(body["probabilities"].values()) == pytest.approx(1, abs=2e-4)
+    assert body["certain"] is False
+    assert body["model_version"] == "3.1"
+    assert server.context.get_response_content_type(0) == "application/json"
+
+
+def test_body_form_and_json_give_the_same_answer(server: Server) -> None:
+    photo = jpeg()
+    encoded = base64.b64encode(photo).decode()
+    answers = server.answer(
+        {"body": bytearray(photo)},
+        {"photo": bytearray(photo)},
+        {"anything": bytearray(photo), "note": bytearray(b"hello")},
+        {"body": {"data": encoded}},
+        headers=[{}, {"photo": FILE}, {"anything": FILE, "note": TEXT}, {"body": FILE}],
+    )
+    assert all(answer == answers[0] for answer in answers)
+
+
+def test_one_bad_photo_leaves_its_batch_unharmed(server: Server) -> None:
+    photos = [jpeg(n) for n in range(8)]
+    alone = [server.answer({"body": photo})[0] for photo in photos]
+    photos[3] = photos[3][:-300]
+    together = server.answer(*({"body": photo} for photo in photos))
+    status, body = together.pop(3)
+    assert status == 400
+    assert body["code"] == 400
+    assert body["type"] == "InvalidPhotoException"
+    assert body["message"].startswith("photo is truncated")
+    alone.pop(3)
+    for (_, one), (status, other) in zip(alone, together, strict=True):
+        assert status == 200
+        assert other["label"] == one["label"]
+        assert other["confidence"] == pytest.approx(one["confidence"], abs=2e-4)
+
+
+def test_several_file_fields_are_answered_by_name(server: Server) -> None:
+    fields = {"one": jpeg(1), "cut": jpeg(2)[:-300], "two": jpeg(3)}
+    ((status, body),) = server.answer(fields, headers=[dict.fromkeys(fields, FILE)])
+    assert status == 200
+    assert list(body["photos"]) == ["one", "cut", "two"]
+    assert body["photos"]["cut"]["code"] == 400
+    ((_, alone),) = server.answer({"body": jpeg(3)})
+    assert body["photos"]["two"] == alone
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({}, "photo is empty"),
+        ({"body": b""}, "photo is empty"),
+        ({"note": bytearray(b"text")}, "no file field"),
+        ({"body": {"photo": "x"}}, "JSON without a `data` string"),
+        ({"body": [1, 2]}, "JSON without a `data` string"),
+        ({"body": {"data": "***"}}, "not base64"),
+        ({"body": {"data": "é"}}, "not base64"),
+        ({"body": "hello"}, "the content is text"),
+        ({f"p{n}": b"x" for n in range(MAX_PHOTOS + 1)}, "at most 8"),
+    ],
+)
+def test_wrong_requests_are_told_what_is_wrong(
+    server: Server, request_: dict[str, Any], message: str
+) -> None:
+    headers = {field: TEXT if field == "note" else FILE for field in request_}
+    ((status, body),) = server.answer(request_, headers=[headers])
+    assert status == body["code"] == 400
+    assert message in body["message"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            st.sampled_from(["body", "data", "photo", "describe", "explain", "url_path", ""]),
+            st.binary(max_size=50) | JSON,
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_request_makes_the_handler_raise(server: Server, requests: list[dict[str, Any]]) -> None:
+    answers = server.answer(*requests, {"body": jpeg()})
+    assert answers[-1][0] == 200
+
+
+def test_names_that_torchserve_uses_change_no_answer(server: Server) -> None:
+    photo = jpeg()
+    ((_, expected),) = server.answer({"body": photo})
+    for name in ("describe", "explain", "url_path"):
+        answers = server.answer(
+            {"body": photo}, {name: photo}, headers=[{name: "True"}, {name: FILE}]
+        )
+        assert answers == [(200, expected)] * 2
+
+
+def test_describe_tells_about_the_model_beside_predictions(server: Server) -> None:
+    answers = server.answer({}, {"body": jpeg()}, headers=[{"describe": "True"}, {}])
+    (_, about), (_, prediction) = answers
+    assert about["version"] == "3.1"
+    assert about["classes"] == ["cat", "dog"]
+    assert about["parameters"] == 26_145_922
+    assert "label" in prediction
+
+
+def test_metrics_have_their_labels_in_the_declared_order(
+    weights: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = MetricsCacheYamlImpl("handler/metrics.yaml")
+    metrics.initialize_cache()
+    metrics.model_name = "catsdogs"
+    server = Server(weights, metrics)
+    with caplog.at_level(logging.INFO):
+        answers = server.answer({"body": jpeg(1)}, {"body": jpeg(2)}, {"body": b"no"})
+    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("[METRICS]")]
+    model = "ModelName:catsdogs,Level:Model|"
+    assert sum(f"prediction_requests_total.Count:3|#{model}" in line for line in lines) == 1
+    assert sum("prediction_latency_seconds." in line for line in lines) == 3
+    labels = [body["label"] for status, body in answers if status == 200]
+    for name in set(labels):
+        expected = f"predictions_by_class.Count:{labels.count(name)}|#class_name:{name},{model}"
+        assert sum(expected in line for line in lines) == 1
+    assert len(lines) == 4 + len(set(labels))
+
+
+def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path: Path) -> None:
+    other = tmp_path / "metrics.yaml"
+    other.write_text("model_metrics: {gauge: [{name: other, unit: ms, dimensions: [Level]}]}")
+    metrics = MetricsCacheYamlImpl(str(other))
+    metrics.initialize_cache()
+    ((status, _),) = Server(weights, metrics).answer({"body": jpeg()})
+    assert status == 200

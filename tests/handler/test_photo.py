@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import ExifTags, Image
+
+from handler.photo import (
+    FORMATS,
+    MAX_MEGAPIXELS,
+    MAX_MEGAPIXELS_JPEG,
+    MIN_SIDE,
+    SIDE,
+    InvalidPhotoException,
+    PhotoException,
+    PhotoTooLargeException,
+    UnsupportedPhotoException,
+    decode_photo,
+)
+
+MODES = {
+    "JPEG": ["L", "RGB", "CMYK"],
+    "PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
+    "WEBP": ["RGB", "RGBA"],
+    "GIF": ["L", "P"],
+    "BMP": ["1", "L", "P", "RGB"],
+    "TIFF": ["1", "L", "RGB", "RGBA", "CMYK", "I;16", "F"],
+    "AVIF": ["RGB", "RGBA"],
+}
+SEVERAL_FORMATS = sorted(MODES)
+
+
+def picture(width: int = 120, height: int = 90) -> Image.Image:
+    """Four quarters of different colours: no turn or mirror of it looks like another."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[: height // 2, : width // 2] = (250, 20, 20)
+    pixels[: height // 2, width // 2 :] = (20, 250, 20)
+    pixels[height // 2 :, : width // 2] = (20, 20, 250)
+    pixels[height // 2 :, width // 2 :] = (230, 230, 20)
+    return Image.fromarray(pixels)
+
+
+def encode(photo: Image.Image, format_name: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    photo.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def in_mode(photo: Image.Image, mode: str) -> Image.Image:
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    return photo.convert(mode)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> float:
+    return float(np.abs(one.astype(int) - other.astype(int)).mean())
+
+
+@given(
+    st.sampled_from([(name, mode) for name in SEVERAL_FORMATS for mode in MODES[name]]),
+    st.integers(MIN_SIDE, 700),
+    st.integers(MIN_SIDE, 700),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_format_mode_and_size_becomes_the_models_square(
+    kind: tuple[str, str], width: int, height: int
+) -> None:
+    format_name, mode = kind
+    pixels = decode_photo(encode(in_mode(picture(width, height), mode), format_name))
+    assert pixels.shape == (SIDE, SIDE, 3)
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.writeable
+
+
+@pytest.mark.parametrize("format_name", SEVERAL_FORMATS)
+def test_formats_give_the_same_picture(format_name: str) -> None:
+    photo = picture()
+    expected = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    quality = {} if format_name in ("PNG", "GIF", "BMP", "TIFF") else {"quality": 95}
+    assert difference(decode_photo(encode(photo, format_name, **quality)), expected) < 4
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "F"])
+def test_grey_of_any_depth_keeps_its_brightness(mode: str) -> None:
+    ramp = Image.fromarray(np.tile(np.arange(256, dtype=np.uint8), (64, 1)))
+    expected = decode_photo(encode(ramp, "PNG"))
+    deep = decode_photo(encode(in_mode(ramp, mode), "TIFF"))
+    assert difference(deep, expected) < 1
+
+
+def test_transparent_pixels_become_white() -> None:
+    photo = Image.new("RGBA", (50, 50), (255, 0, 0, 0))
+    assert decode_photo(encode(photo, "PNG")).min() == 255
+    palette = Image.new("P", (50, 50), 0)
+    assert decode_photo(encode(palette, "GIF", transparency=0)).min() == 255
+
+
+def test_an_animation_is_its_first_frame() -> None:
+    frames = [picture(), Image.new("RGB", (120, 90), "black")]
+    for format_name in ("GIF", "WEBP"):
+        animation = encode(frames[0], format_name, save_all=True, append_images=frames[1:])
+        assert difference(decode_photo(animation), decode_photo(encode(frames[0], "PNG"))) < 12
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_photo_upright(format_name: str, orientation: int) -> None:
+    turns = Image.Transpose
+    stored_as = {  # how a camera stores an upright photo under each orientation
+        2: turns.FLIP_LEFT_RIGHT,
+        3: turns.ROTATE_180,
+        4: turns.FLIP_TOP_BOTTOM,
+        5: turns.TRANSPOSE,
+        6: turns.ROTATE_90,
+        7: turns.TRANSVERSE,
+        8: turns.ROTATE_270,
+    }
+    upright = picture()
+    stored = upright.transpose(stored_as[orientation]) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    pixels = decode_photo(encode(stored, format_name, exif=exif))
+    assert difference(pixels, decode_photo(encode(upright, "PNG"))) < 5
+
+
+@given(st.binary(max_size=200))
+@settings(deadline=None, max_examples=50)
+def test_broken_exif_does_not_spoil_a_photo(junk: bytes) -> None:
+    exif = b"Exif\x00\x00" + junk
+    segment = b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif
+    jpeg = encode(picture(), "JPEG")
+    assert decode_photo(jpeg[:2] + segment + jpeg[2:]).shape == (SIDE, SIDE, 3)
+
+
+@pytest.mark.parametrize("format_name", [*SEVERAL_FORMATS, "progressive"])
+def test_a_photo_cut_at_every_tenth_byte_is_refused(format_name: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 60, 3), np.uint8))
+    if format_name == "progressive":
+        whole = encode(noise.resize((500, 500)), "JPEG", progressive=True)
+    else:
+        whole = encode(noise, format_name)
+    ends = [*range(0, len(whole), 10), len(whole) - 3]
+    for end in ends:
+        with pytest.raises(InvalidPhotoException):
+            decode_photo(whole[:end])
+
+
+@pytest.mark.parametrize("lost", [1, 2, 12, 20])
+def test_a_jpeg_or_png_without_its_end_mark_counts_as_truncated(lost: int) -> None:
+    for format_name in ("JPEG", "PNG"):
+        with pytest.raises(InvalidPhotoException, match="truncated"):
+            decode_photo(encode(picture(1000, 800), format_name)[:-lost])
+
+
+def test_junk_after_a_whole_photo_is_overlooked() -> None:
+    jpeg = encode(picture(), "JPEG")
+    assert np.array_equal(decode_photo(jpeg + b"junk" * 100), decode_photo(jpeg))
+
+
+@given(st.binary(max_size=400), st.sampled_from(SEVERAL_FORMATS), st.integers(0, 300))
+@settings(deadline=None, max_examples=150)
+def test_hostile_bytes_raise_nothing_but_photo_exceptions(
+    junk: bytes, format_name: str, position: int
+) -> None:
+    whole = encode(picture(), format_name)
+    spoiled = whole[:position] + junk + whole[position + len(junk) :]
+    for data in (junk, spoiled):
+        assert status(data) in (200, 400, 413, 415)
+
+
+def status(data: bytes) -> int:
+    """The HTTP status of a photo; any other exception than a PhotoException passes through."""
+    try:
+        decode_photo(data)
+    except PhotoException as error:
+        return error.status
+    return 200
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    whole = encode(Image.new("L", (16, 16)), "PNG")
+    header = b"IHDR" + struct.pack(">II", width, height) + whole[24:29]
+    return whole[:12] + header + struct.pack(">I", zlib.crc32(header)) + whole[33:]
+
+
+def test_a_photo_with_too_many_pixels_is_refused_by_its_header() -> None:
+    for width, height in ((16_001, 1_000), (60_000, 60_000)):
+        with pytest.raises(PhotoTooLargeException, match=f"up to {MAX_MEGAPIXELS}"):
+            decode_photo(png_header(width, height))
+
+
+def test_a_big_jpeg_is_taken_where_a_png_is_not() -> None:
+    big = Image.new("L", (5000, 4000), 100)
+    assert decode_photo(encode(big, "JPEG")).mean() == pytest.approx(100, abs=1)
+    with pytest.raises(PhotoTooLargeException):
+        decode_photo(encode(big, "PNG"))
+    too_big = Image.new("L", (10_001, 5000))
+    with pytest.raises(PhotoTooLargeException, match=f"up to {MAX_MEGAPIXELS_JPEG}"):
+        decode_photo(encode(too_big, "JPEG"))
+
+
+@pytest.mark.parametrize("size", [(15, 100), (100, 15), (1, 1)])
+def test_a_photo_with_a_side_under_16_pixels_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidPhotoException, match="at least 16"):
+        decode_photo(encode(Image.new("RGB", size), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "empty"),
+        (b"<!doctype html><p>hello", "not a photo"),
+        (b"\x00" * 100, "not a photo"),
+    ],
+)
+def test_what_is_no_photo_is_named_so(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidPhotoException, match=message):
+        decode_photo(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"), [(b"%PDF-1.7", "PDF"), (b"  <svg xmlns=''>", "SVG"), (b"8BPS\0\1", "Photo")]
+)
+def test_formats_that_are_not_opened_are_named(data: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedPhotoException, match=name):
+        decode_photo(data)
+
+
+def test_pillow_formats_outside_the_list_are_not_opened() -> None:
+    for format_name in ("PPM", "ICO", "TGA", "PCX"):
+        with pytest.raises(PhotoException):
+            decode_photo(encode(picture(64, 64), format_name))
+
+
+def test_every_listed_format_is_known_to_pillow() -> None:
+    Image.init()
+    assert set(FORMATS) <= set(Image.OPEN)

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.archive import archive
+from training.params import UsageError
+from training.release import next_version, release
+
+
+@pytest.fixture(scope="module")
+def built(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model_store") / "catsdogs.mar"
+    assert archive(weights, "2.5", path) == "2.5"
+    return path
+
+
+def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: Path) -> None:
+    with zipfile.ZipFile(built) as file:
+        assert sorted(file.namelist()) == [
+            "MAR-INF/MANIFEST.json",
+            "catsdogs.json",
+            "catsdogs.pt",
+            "catsdogs_handler.py",
+            "handler/__init__.py",
+            "handler/photo.py",
+            "model-config.yaml",
+            "training/__init__.py",
+            "training/model.py",
+        ]
+        manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))
+    assert manifest["model"]["modelName"] == "catsdogs"
+    assert manifest["model"]["modelVersion"] == "2.5"
+    assert manifest["model"]["handler"] == "catsdogs_handler.py"
+
+
+def test_nothing_but_the_archive_and_its_checksum_is_left(built: Path) -> None:
+    digest = hashlib.sha256(built.read_bytes()).hexdigest()
+    checksum = built.with_name("catsdogs.mar.sha256")
+    assert checksum.read_text() == f"{digest}  catsdogs.mar\n"
+    assert sorted(built.parent.iterdir()) == [built, checksum]
+
+
+def test_the_handler_works_where_the_repository_is_not_importable(
+    built: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(built) as file:
+        file.extractall(tmp_path)
+    program = """
+import catsdogs_handler, handler.photo, training.model
+from ts.context import Context, RequestProcessor
+for module in (catsdogs_handler, handler.photo, training.model):
+    assert module.__file__.startswith({folder!r}), module.__file__
+context = Context("catsdogs", ".", {{"model": {{"modelVersion": "2.5"}}}}, 1, None, None)
+handler = catsdogs_handler.CatsDogsHandler()
+handler.initialize(context)
+context.request_processor = [RequestProcessor({{}})]
+print(handler.handle([{{"body": open({photo!r}, "rb").read()}}], context)[0]["model_version"])
+""".format(folder=str(tmp_path), photo=str(Path("tests/pictures/cat.jpg").resolve()))
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.stdout == "2.5\n", result.stderr
+
+
+def test_a_module_of_the_handler_defines_one_class_as_torchserve_demands() -> None:
+    from ts.utils.util import list_classes_from_module
+
+    from handler import catsdogs_handler
+
+    assert list_classes_from_module(catsdogs_handler) == [catsdogs_handler.CatsDogsHandler]
+
+
+def copy(weights: Path, folder: Path) -> Path:
+    for path in (weights, weights.with_suffix(".json")):
+        shutil.copy(path, folder)
+    return folder / weights.name
+
+
+def refuse(weights: Path, output: Path, message: str) -> None:
+    """The archive is refused with `message`, and nothing is written."""
+    with pytest.raises(UsageError, match=message):
+        archive(weights, None, output)
+    assert not output.parent.exists()
+
+
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(
+    weights: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "store/catsdogs.mar"
+    refuse(tmp_path / "none.pt", output, r"none\.pt: missing")
+    spoiled = copy(weights, tmp_path)
+    with spoiled.open("ab") as file:
+        file.write(b"more")
+    refuse(spoiled, output, "sha256")
+
+    card = json.loads(weights.with_suffix(".json").read_text())
+
+    def describe(**changes: object) -> None:
+        digest = hashlib.sha256(spoiled.read_bytes()).hexdigest()
+        text = json.dumps({**card, "sha256": digest, **changes})
+        spoiled.with_suffix(".json").write_text(text)
+
+    state = torch.load(weights, weights_only=True)
+    torch.save(state, spoiled)
+    describe(classes=["ant", "cat", "dog"])
+    refuse(spoiled, output, "not SimpleCNN's state dict")
+    torch.save({name: t for name, t in state.items() if name != "fc1.bias"}, spoiled)
+    describe()
+    refuse(spoiled, output, "not SimpleCNN's state dict")
+    spoiled.write_text("text")
+    describe()
+    refuse(spoiled, output, "not SimpleCNN's state dict")
+    spoiled.with_suffix(".json").write_text("{}")
+    refuse(spoiled, output, "not a model's description")
+
+
+def test_a_pickle_that_runs_code_is_refused_unrun(weights: Path, tmp_path: Path) -> None:
+    import pickle
+
+    class Attack:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return Path.touch, (tmp_path / "ran",)  # type: ignore[return-value]
+
+    spoiled = copy(weights, tmp_path)
+    spoiled.write_bytes(pickle.dumps(Attack()))
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256(spoiled.read_bytes()).hexdigest()
+    spoiled.with_suffix(".json").write_text(json.dumps(card))
+    refuse(spoiled, tmp_path / "store/catsdogs.mar", "not SimpleCNN's state dict")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_each_release_raises_the_version(tmp_path: Path) -> None:
+    card = tmp_path / "catsdogs.json"
+    assert next_version(card) == "1.0"
+    card.write_text('{"version": "1.9"}')
+    assert next_version(card) == "1.10"
+
+
+def test_a_run_is_released_only_when_trained_and_evaluated(
+    weights: Path, params: object, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(UsageError, match="train first"):
+        release(run, tmp_path / "models/catsdogs.pt", None)
+    shutil.copy(weights, run / "best.pt")
+    import yaml
+
+    about = {
+        "classes": ["cat", "dog"],
+        "best": {"epoch": 3, "validation_accuracy": 0.9},
+        "params": yaml.safe_load(Path("params.yaml").read_text())["train"],
+    }
+    (run / "run.json").write_text(json.dumps(about))
+    with pytest.raises(UsageError, match="training evaluate"):
+        release(run, tmp_path / "models/catsdogs.pt", None)
+    evaluation = {"temperature": 1.2, "threshold": 0.8, "test": {"accuracy": 0.9}}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    card = release(run, tmp_path / "models/catsdogs.pt", None)
+    assert card["version"] == "1.0"
+    assert card["figures"]["test"] == {"accuracy": 0.9}
+    output = tmp_path / "store/catsdogs.mar"
+    assert archive(tmp_path / "models/catsdogs.pt", None, output) == "1.0"

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from handler.photo import decode_photo
+from tests.made_photos import made_photo
+from training.data import DOUBTFUL, Photo, Split, look_alikes, prepare, read_index, split_photos
+from training.params import Params, PrepareParams, UsageError
+
+SPLIT = PrepareParams(
+    seed=1, validation_share=0.1, test_share=0.1, minimum_side=16, look_alike_distance=2
+)
+
+
+@pytest.fixture(scope="module")
+def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "index"
+    prepare(photos, folder, params.prepare)
+    return folder
+
+
+def made_index(hashes: list[int], labels: list[str] | None = None) -> list[Photo]:
+    """Rows for photos with these perceptual hashes."""
+    labels = labels or ["cat"] * len(hashes)
+    return [
+        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", f"{value:016x}", "")
+        for n, (label, value) in enumerate(zip(labels, hashes, strict=True))
+    ]
+
+
+def test_each_photo_is_indexed_with_what_its_file_holds(photos: Path, index: Path) -> None:
+    rows = read_index(index)
+    assert [row.path for row in rows] == sorted(
+        f"{label}/{number}.jpg" for label in ("cat", "dog") for number in range(40)
+    )
+    for row in rows[:5]:
+        assert row.bytes == (photos / row.path).stat().st_size
+        assert (row.width, row.height) == (96, 96)
+        assert row.label == Path(row.path).parts[0]
+
+
+def test_a_split_holds_the_pixels_that_the_handler_sees(photos: Path, index: Path) -> None:
+    split = Split(index, "test")
+    assert split.classes == ["cat", "dog"]
+    for number, photo in enumerate(split.photos):
+        pixels, label = split[number]
+        expected = decode_photo((photos / photo.path).read_bytes())
+        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
+        assert split.classes[label] == photo.label
+
+
+def test_splits_cover_all_photos_once_in_the_given_shares(index: Path) -> None:
+    counts = Counter((row.split, row.label) for row in read_index(index))
+    assert counts == {
+        (split, label): number
+        for split, number in (("train", 32), ("validation", 4), ("test", 4))
+        for label in ("cat", "dog")
+    }
+
+
+@given(
+    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
+    st.data(),
+)
+@settings(deadline=None)
+def test_look_alikes_share_a_split_whatever_their_order(
+    hashes: list[int], data: st.DataObject
+) -> None:
+    twins = [value ^ data.draw(st.sampled_from([0, 1, 3, 2**63])) for value in hashes]
+    rows = made_index(hashes + twins)
+    split_of = {row.path: row.split for row in split_photos(rows, SPLIT)}
+    for n in range(len(hashes)):
+        assert split_of[f"cat/{n}.jpg"] == split_of[f"cat/{n + len(hashes)}.jpg"]
+    shuffled = data.draw(st.permutations(rows))
+    assert {row.path: row.split for row in split_photos(shuffled, SPLIT)} == split_of
+
+
+def test_further_photos_move_few_of_the_old_ones() -> None:
+    random = np.random.default_rng(0)
+    hashes = [int(value) for value in random.integers(0, 2**63, 1000)]
+    before = split_photos(made_index(hashes[:900]), SPLIT)
+    after = split_photos(made_index(hashes), SPLIT)
+    moved = sum(old.split != new.split for old, new in zip(before, after, strict=False))
+    assert moved < 40
+
+
+def test_another_seed_gives_another_split() -> None:
+    rows = made_index([int(v) for v in np.random.default_rng(0).integers(0, 2**63, 100)])
+    other = dataclasses.replace(SPLIT, seed=2)
+    assert split_photos(rows, SPLIT) != split_photos(rows, other)
+
+
+def test_hashes_within_the_distance_share_a_group_in_chains() -> None:
+    groups = look_alikes(made_index([0b0, 0b11, 0b1111, 0xFFFF0000]), distance=2)
+    assert groups[0] == groups[1] == groups[2] != groups[3]
+
+
+@pytest.fixture
+def spoiled(photos: Path, tmp_path: Path) -> Path:
+    """The made photos with a file of each kind that is left out."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "cat/text.jpg").write_text("not a photo")
+    (folder / "cat/empty.jpg").touch()
+    whole = (folder / "dog/1.jpg").read_bytes()
+    (folder / "dog/cut.jpg").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (20, 20), "red").save(folder / "dog/tiny.png")
+    shutil.copy(folder / "cat/0.jpg", folder / "dog/same.jpg")
+    (folder / "cat/.DS_Store").write_text("hidden files are nobody's photos")
+    (folder / "notes.txt").write_text("nor are files beside the class folders")
+    return folder
+
+
+def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
+    spoiled: Path, params: Params, tmp_path: Path
+) -> None:
+    prepare(spoiled, tmp_path / "index", params.prepare)
+    with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
+        reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert reasons.keys() == {
+        "cat/0.jpg", "cat/empty.jpg", "cat/text.jpg", "dog/cut.jpg", "dog/same.jpg", "dog/tiny.png"
+    }  # fmt: skip
+    assert reasons["dog/same.jpg"] == reasons["cat/0.jpg"] == "same bytes under several labels"
+    assert reasons["cat/text.jpg"].startswith("unreadable: not a photo")
+    assert "truncated" in reasons["dog/cut.jpg"]
+    assert reasons["dog/tiny.png"] == "tiny: 20x20 pixels"
+    indexed = {row.path for row in read_index(tmp_path / "index")}
+    assert len(indexed) == 79
+    assert not indexed & reasons.keys()
+
+
+def test_other_folders_give_other_classes(params: Params, tmp_path: Path) -> None:
+    for label in ("zebra", "ant", "moth"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(10):
+            made_photo(label, number).save(tmp_path / "data" / label / f"{number}.png")
+    prepare(tmp_path / "data", tmp_path / "index", params.prepare)
+    assert Split(tmp_path / "index", "train").classes == ["ant", "moth", "zebra"]
+
+
+def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    with pytest.raises(UsageError, match="no such folder"):
+        prepare(tmp_path / "none", index, params.prepare)
+    (tmp_path / "data/cat").mkdir(parents=True)
+    made_photo("cat", 1).save(tmp_path / "data/cat/1.png")
+    with pytest.raises(UsageError, match="two classes"):
+        prepare(tmp_path / "data", index, params.prepare)
+    (tmp_path / "data/dog").mkdir()
+    (tmp_path / "data/dog/1.png").write_text("text")
+    with pytest.raises(UsageError, match="dog: holds no readable photo"):
+        prepare(tmp_path / "data", index, params.prepare)
+    assert list(tmp_path.iterdir()) == [tmp_path / "data"]
+    with pytest.raises(UsageError, match="run `python -m training prepare"):
+        read_index(index)
+
+
+def test_pixels_that_do_not_fit_the_index_are_refused(index: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "index"
+    shutil.copytree(index, copy)
+    with (copy / "photos.uint8").open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UsageError, match="run `prepare` again"):
+        Split(copy, "train")

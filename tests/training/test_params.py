@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+import yaml
+
+from training.params import UsageError, load_params
+
+
+def changed(tmp_path: Path, section: str, **values: object) -> Path:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    content[section] |= values
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def test_params_are_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        load_params().train.epochs = 3  # type: ignore[misc]
+
+
+def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="section train: unknown key 'epoch'"):
+        load_params(changed(tmp_path, "train", epoch=3))
+
+
+@pytest.mark.parametrize("value", ["ten", 1.5, True, None])
+def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(UsageError, match="epochs is .*; make it int"):
+        load_params(changed(tmp_path, "train", epochs=value))
+
+
+def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("prepare: {seed: 1}\ntrain: {}\nevaluate: {}\n")
+    with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):
+        load_params(path)
+    path.write_text("prepare: {}\n")
+    with pytest.raises(UsageError, match="'evaluate' is missing"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("content", ["a: [", "just text"])
+def test_what_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"params\.yaml"):
+        load_params(path)
+    with pytest.raises(UsageError, match="can't be read"):
+        load_params(tmp_path / "none.yaml")
