@@ -69,19 +69,18 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 
 def run_train(options: argparse.Namespace) -> None:
-    from contextlib import AbstractContextManager, nullcontext
+    from contextlib import nullcontext
 
-    from training.train import Log, train
+    from training.train import Tracker, train
 
     params = load_params(options.params).train
-    tracked: AbstractContextManager[Log] = nullcontext(lambda row: None)
+    tracker: Tracker = nullcontext(lambda row: None)
     if not options.no_mlflow:
-        from training.tracking import mlflow_log
+        from training.tracking import mlflow_tracker
 
-        tracked = mlflow_log(options.run, params)
+        tracker = mlflow_tracker(options.run, params)
     try:
-        with tracked as log:
-            train(options.index, options.run, params, resume=options.resume, log=log)
+        train(options.index, options.run, params, resume=options.resume, tracker=tracker)
     except KeyboardInterrupt:
         print(f"\ninterrupted; go on with: train --run {options.run} --resume", file=sys.stderr)
         raise

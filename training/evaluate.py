@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from sklearn import metrics
 
@@ -21,9 +21,6 @@ from training.data import Split
 from training.model import load_network
 from training.params import EvaluateParams, TrainParams, UsageError
 from training.train import BEST, RUN_FILE, device, predict, write_atomically, write_json
-
-matplotlib.use("agg")  # no screen needed
-import matplotlib.pyplot as plt
 
 EVALUATION = "evaluation.json"
 CONFUSION = "confusion.png"
@@ -128,11 +125,10 @@ def figures(
 
 def plot_confusion(confusion: list[list[int]], classes: Sequence[str], picture: Path) -> None:
     """Draw the confusion matrix into `picture`."""
-    figure, axes = plt.subplots(figsize=(4, 4), layout="constrained")
+    figure = Figure(figsize=(4, 4), layout="constrained")
     display = metrics.ConfusionMatrixDisplay(np.array(confusion), display_labels=classes)
-    display.plot(ax=axes, colorbar=False, cmap="Blues")
+    display.plot(ax=figure.subplots(), colorbar=False, cmap="Blues")
     write_atomically(picture, lambda path: figure.savefig(path, dpi=100, format="png"))
-    plt.close(figure)
 
 
 def format_figures(test: dict[str, Any]) -> str:

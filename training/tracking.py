@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,28 +10,27 @@ from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells of each table it makes
 
-import matplotlib
 import mlflow
 import numpy as np
+from matplotlib.figure import Figure
 
 from training.params import TrainParams
 from training.train import HISTORY, Log
 
-matplotlib.use("agg")  # no screen needed
-import matplotlib.pyplot as plt
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 EXPERIMENT = "cats-dogs-classification"
 RUN_ID = "mlflow-run-id"  # so that a resumed run goes on in the same MLflow run
 
 
 @contextmanager
-def mlflow_log(run: Path, params: TrainParams) -> Iterator[Log]:
-    """A `log` for `train` that writes to MLflow, by default to the SQLite store beside `run`.
+def mlflow_tracker(run: Path, params: TrainParams) -> Iterator[Log]:
+    """A tracker for `train` that logs to MLflow, by default to the SQLite store beside `run`.
 
     MLFLOW_TRACKING_URI names another store or server.
     """
-    run.mkdir(parents=True, exist_ok=True)
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{(run.parent / 'mlflow.db').resolve()}")
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
@@ -56,7 +56,8 @@ def mlflow_log(run: Path, params: TrainParams) -> Iterator[Log]:
 def plot_loss(history: Path, picture: Path) -> None:
     """Draw training and validation loss, and validation accuracy, over the epochs."""
     rows = np.atleast_1d(np.genfromtxt(history, delimiter=",", names=True))
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
     left.plot(rows["epoch"], rows["loss"], label="training (smoothed labels)")
     left.plot(rows["epoch"], rows["validation_loss"], label="validation")
     left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
@@ -65,4 +66,3 @@ def plot_loss(history: Path, picture: Path) -> None:
     right.set(xlabel="epoch", ylabel="validation accuracy, %")
     right.grid(alpha=0.3)
     figure.savefig(picture, dpi=100)
-    plt.close(figure)

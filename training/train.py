@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ RUN_FILE = "run.json"  # classes, parameters and the best epoch
 HISTORY = "history.csv"  # one row an epoch
 
 Log = Callable[[dict[str, float]], None]
+Tracker = AbstractContextManager[Log]
 
 
 @dataclass
@@ -45,13 +47,13 @@ class Training:
     history: list[dict[str, float]]
 
 
-def train(index: Path, run: Path, params: TrainParams, *, resume: bool, log: Log) -> None:
+def train(index: Path, run: Path, params: TrainParams, *, resume: bool, tracker: Tracker) -> None:
     """Train for `params.epochs` epochs; write checkpoint, best weights and history into `run`.
 
-    `log` is called after each epoch with its row of the history. Interrupted between two steps,
-    nothing but the epoch in hand is lost, and `resume` ends at the same weights as an
-    uninterrupted run. Raises UsageError for a run that exists (without `resume`), doesn't exist
-    (with it) or has other parameters.
+    `tracker` is entered when all checks have passed, and what it gives is called after each epoch
+    with its row of the history. Interrupted between two steps, nothing but the epoch in hand is
+    lost, and `resume` ends at the same weights as an uninterrupted run. Raises UsageError for a
+    run that exists (without `resume`), doesn't exist (with it) or has other parameters.
     """
     keep_freed_memory()
     training_split = Split(index, "train", augmentation(params))
@@ -62,24 +64,33 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, log: Log
     elif (run / CHECKPOINT).exists():
         raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
     run.mkdir(parents=True, exist_ok=True)
-    for epoch in range(len(training.history), params.epochs):
-        # Seeded by epoch, so that a resumed run sees the same order, crops and dropout.
-        torch.manual_seed(params.seed * 1_000_000 + epoch)
-        started = time.perf_counter()
-        loss = train_one_epoch(training, training_split, params, f"epoch {epoch + 1}")
-        seconds = time.perf_counter() - started
-        logits, labels = predict(training.model, validation_split, params)
-        row: dict[str, float] = {
-            "epoch": epoch + 1,
-            "learning_rate": float(training.schedule.get_last_lr()[0]),
-            "loss": loss,
-            "validation_loss": F.cross_entropy(logits, labels).item(),
-            "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
-            "photos_per_second": len(training_split) / seconds,
-        }
-        training.history.append(row)
-        save_epoch(run, training, params, training_split.classes)
-        log(row)
+    with tracker as log:
+        for epoch in range(len(training.history), params.epochs):
+            # Seeded by epoch, so that a resumed run sees the same order, crops and dropout.
+            torch.manual_seed(params.seed * 1_000_000 + epoch)
+            row = train_and_validate(training, training_split, validation_split, params)
+            training.history.append(row)
+            save_epoch(run, training, params, training_split.classes)
+            log(row)
+
+
+def train_and_validate(
+    training: Training, training_split: Split, validation_split: Split, params: TrainParams
+) -> dict[str, float]:
+    """Run the next epoch; its row of the history."""
+    epoch = len(training.history) + 1
+    started = time.perf_counter()
+    loss = train_one_epoch(training, training_split, params, f"epoch {epoch}/{params.epochs}")
+    seconds = time.perf_counter() - started
+    logits, labels = predict(training.model, validation_split, params)
+    return {
+        "epoch": epoch,
+        "learning_rate": float(training.schedule.get_last_lr()[0]),
+        "loss": loss,
+        "validation_loss": F.cross_entropy(logits, labels).item(),
+        "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+        "photos_per_second": len(training_split) / seconds,
+    }
 
 
 def new_training(params: TrainParams, classes: int, photos: int) -> Training:
@@ -99,7 +110,7 @@ def new_training(params: TrainParams, classes: int, photos: int) -> Training:
     optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
-        max_lr=[group["lr"] for group in groups],
+        max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=params.epochs * steps_per_epoch(photos, params),
         pct_start=params.warmup_share,
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +39,20 @@ def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server
     assert not first.is_running()
 
 
-def test_serve_says_why_a_broken_archive_is_not_served(own_server: Server) -> None:
-    (own_server.folder / "model_store/catsdogs.mar").write_text("not an archive")
-    own_server.environment["CATSDOGS_SECONDS_TO_START"] = "8"
+def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server) -> None:
+    (own_server.folder / "model_store/catsdogs.mar").write_text("half an archive")
     result = own_server.serve()
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: model_store/catsdogs.mar: its sha256 is not the one in")
+
+
+def test_serve_says_why_a_server_does_not_start(own_server: Server) -> None:
+    port = int(own_server.address("inference").rpartition(":")[2])
+    with socket.create_server(("127.0.0.1", port)):
+        result = own_server.serve()
     assert result.returncode == 1
-    assert "not ready" in result.stderr
-    assert "catsdogs.mar" in result.stderr
+    assert result.stderr.startswith("error: catsdogs is not served; last words in logs:")
+    assert "Address already in use" in result.stderr
 
 
 def test_serve_and_demo_name_what_is_missing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from training.train import BEST, CHECKPOINT, HISTORY, augmentation, predict, tra
 
 
 def ignore(row: dict[str, float]) -> None:
-    """A `log` that keeps nothing."""
+    """A log that keeps nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
 def run(index: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two epochs."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(index, folder, params.train, resume=False, log=ignore)
+    train(index, folder, params.train, resume=False, tracker=nullcontext(ignore))
     return folder
 
 
@@ -63,8 +64,8 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
 
     part = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        train(index, part, params.train, resume=False, log=interrupt)
-    train(index, part, params.train, resume=True, log=ignore)
+        train(index, part, params.train, resume=False, tracker=nullcontext(interrupt))
+    train(index, part, params.train, resume=True, tracker=nullcontext(ignore))
     whole = torch.load(run / CHECKPOINT, weights_only=True)
     resumed = torch.load(part / CHECKPOINT, weights_only=True)
     for name, tensor in whole["model"].items():
@@ -91,12 +92,12 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="holds a run already"):
-        train(index, run, params.train, resume=False, log=ignore)
+        train(index, run, params.train, resume=False, tracker=nullcontext(ignore))
     other = dataclasses.replace(params.train, learning_rate=0.5)
     with pytest.raises(UsageError, match="other parameters"):
-        train(index, run, other, resume=True, log=ignore)
+        train(index, run, other, resume=True, tracker=nullcontext(ignore))
     with pytest.raises(UsageError, match="start the run without --resume"):
-        train(index, tmp_path / "none", params.train, resume=True, log=ignore)
+        train(index, tmp_path / "none", params.train, resume=True, tracker=nullcontext(ignore))
 
 
 def test_augmentation_varies_a_photo_and_keeps_its_shape(params: Params) -> None:
@@ -109,11 +110,13 @@ def test_augmentation_varies_a_photo_and_keeps_its_shape(params: Params) -> None
     assert not torch.equal(one, other)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's use of SQLAlchemy
 def test_a_run_is_logged_to_mlflow(
     index: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
-    from training.tracking import EXPERIMENT, mlflow_log
+    import mlflow
+
+    from training.tracking import EXPERIMENT, mlflow_tracker
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = tmp_path / "runs/logged"
@@ -122,7 +125,7 @@ def test_a_run_is_logged_to_mlflow(
     for epoch in (1, 2):  # the second time resumed
         rows = [{**rows[0], "epoch": n + 1} for n in range(epoch)]
         train_module._write_history(run / HISTORY, rows)
-        with mlflow_log(run, params.train) as log:
+        with mlflow_tracker(run, params.train) as log:
             log(rows[-1])
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
     experiment = client.get_experiment_by_name(EXPERIMENT)

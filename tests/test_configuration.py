@@ -1,0 +1,65 @@
+"""Numbers and names that stand in several files, because several programs read them, agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from handler.photo import SIDE
+from tests.conftest import REPOSITORY
+
+
+def properties() -> dict[str, str]:
+    lines = (REPOSITORY / "config.properties").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def test_every_address_in_the_configuration_is_loopback() -> None:
+    addresses = {key: value for key, value in properties().items() if key.endswith("_address")}
+    assert len(addresses) == 5
+    assert all("127.0.0.1" in address for address in addresses.values())
+
+
+def test_the_released_weights_are_described_by_their_file() -> None:
+    card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
+    assert card["input_size"] == SIDE
+    assert card["classes"] == sorted(card["classes"])
+    assert (REPOSITORY / "models/catsdogs.pt").stat().st_size < 55e6
+
+
+def test_the_model_sets_no_worker_counts_and_a_usable_batch_delay() -> None:
+    config = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())
+    assert not {"minWorkers", "maxWorkers"} & config.keys()
+    assert config["maxBatchDelay"] >= 1
+
+
+def test_torchserves_own_metrics_are_kept() -> None:
+    import ts
+
+    theirs = yaml.safe_load((Path(ts.__file__).parent / "configs/metrics.yaml").read_text())
+    ours = yaml.safe_load((REPOSITORY / "handler/metrics.yaml").read_text())
+    assert ours["ts_metrics"] == theirs["ts_metrics"]
+    assert ours["model_metrics"]["gauge"] == theirs["model_metrics"]["gauge"]
+
+
+def test_every_requirement_is_pinned() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = (REPOSITORY / name).read_text().splitlines()
+        required = [line.split("#")[0].strip() for line in lines if line[:1] not in ("#", "-", "")]
+        assert required
+        assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in required), required
+
+
+def test_no_large_file_but_the_weights_is_tracked() -> None:
+    command = ["git", "ls-files", "-z"]
+    tracked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    for name in filter(None, tracked.stdout.split("\0")):
+        path = REPOSITORY / name
+        limit = 30_000 if path.suffix in (".jpg", ".png") else 200_000
+        assert name == "models/catsdogs.pt" or not path.exists() or path.stat().st_size <= limit, (
+            name
+        )
