@@ -27,6 +27,7 @@ from training.model import Classifier, load_network
 logger = logging.getLogger(__name__)
 
 MAX_PHOTOS = 8  # in one request; more would hold up the others of its batch
+PART_OVERHEAD = 1024  # bytes; a part's headers and boundary take less, a photo more
 HOW_TO_SEND = (
     "send a photo as the body (curl -T photo.jpg), as a file field of a form "
     '(curl -F photo=@photo.jpg) or as JSON {"data": "<base64>"}'
@@ -174,6 +175,10 @@ class CatsDogsHandler:
 
 def _contents(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
     """What may be photos in a request, by field. Raises InvalidPhotoException when nothing may."""
+    if _lost_bytes(request, headers) > PART_OVERHEAD * (len(request) + 1):
+        raise InvalidPhotoException(
+            "the form has a field twice; name each photo's field differently"
+        )
     if set(request) <= {"body"}:  # the raw body, or a form with one field of that name
         return request or {"body": b""}
     # TorchServe puts each part's content type among the headers; a text field has none.
@@ -191,13 +196,22 @@ def _contents(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any
     return files
 
 
+def _lost_bytes(request: dict[str, Any], headers: dict[str, Any]) -> int:
+    """How many bytes of the body are in no field: of equal names TorchServe keeps the last."""
+    if not all(isinstance(content, (bytes, bytearray)) for content in request.values()):
+        return 0  # parsed by TorchServe, so that its length is unknown
+    lengths = [v for name, v in headers.items() if name.lower() == "content-length"]
+    sent = next((int(v) for v in lengths if isinstance(v, str) and v.isdecimal()), 0)
+    return sent - sum(map(len, request.values()))
+
+
 def _content_bytes(content: Any) -> bytes:
     """The photo's bytes in a body or field: raw, or base64 in JSON that TorchServe has parsed."""
     if isinstance(content, (bytes, bytearray)):
         return bytes(content)
     if isinstance(content, dict) and isinstance(content.get("data"), str):
         try:
-            return base64.b64decode(content["data"], validate=True)
+            return base64.b64decode("".join(content["data"].split()), validate=True)
         except ValueError as error:
             raise InvalidPhotoException(f"`data` is not base64: {error}") from None
     kind = "text" if isinstance(content, str) else "JSON without a `data` string"

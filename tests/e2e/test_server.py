@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +80,14 @@ def test_several_photos_in_one_form_are_answered_by_field(server: Server) -> Non
     photos = response.json()["photos"]
     assert photos["one"]["label"] == "cat"
     assert photos["bad"]["code"] == 400
+
+
+def test_a_form_with_the_same_field_twice_gets_a_400(server: Server) -> None:
+    for name in ("photo", "body"):
+        files = [(name, ("1.jpg", CAT)), (name, ("2.jpg", CAT[:-1]))]
+        response = requests.post(server.predictions, files=files, timeout=30)
+        assert response.status_code == 400
+        assert "a field twice" in response.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -158,6 +168,25 @@ def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
     assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
     assert put(server, CAT, "/2.0").status_code == 404
     assert put(server, CAT).status_code == 200
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    commands = re.findall(r"^curl .*$", readme, re.MULTILINE)
+    assert len(commands) >= 9
+    store = server.folder / "model_store"
+    archive(REPOSITORY / "models/catsdogs.pt", "2.0", store / "catsdogs-2.0.mar")
+    for command in commands:
+        for port, name in ((8080, "inference"), (8081, "management"), (8082, "metrics")):
+            command = re.sub(rf"(http://)?127\.0\.0\.1:{port}", server.address(name), command)
+        result = subprocess.run(
+            ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1)],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, (command, result.stdout, result.stderr)
+        if "/predictions/" in command:
+            assert '"label": "cat"' in result.stdout
 
 
 def test_an_archive_from_a_url_is_refused(server: Server) -> None:

@@ -156,6 +156,13 @@ def test_no_request_makes_the_handler_raise(server: Server, requests: list[dict[
     assert answers[-1][0] == 200
 
 
+def test_line_breaks_in_base64_are_overlooked(server: Server) -> None:
+    photo = jpeg()
+    lines = base64.encodebytes(photo).decode()
+    broken, whole = server.answer({"body": {"data": lines}}, {"body": photo})
+    assert broken == whole
+
+
 def test_names_that_torchserve_uses_change_no_answer(server: Server) -> None:
     photo = jpeg()
     ((_, expected),) = server.answer({"body": photo})
