@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import time
@@ -16,22 +15,11 @@ from ts.context import Context
 from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handler.photo import (
-    InvalidPhotoException,
-    PhotoException,
-    PhotoTooLargeException,
-    decode_photo,
-)
+from handler.photo import PhotoException, PhotoTooLargeException, decode_photo
+from handler.request import photo_bytes, photo_fields
 from training.model import Classifier, load_network
 
 logger = logging.getLogger(__name__)
-
-MAX_PHOTOS = 8  # in one request; more would hold up the others of its batch
-PART_OVERHEAD = 1024  # bytes; a part's headers and boundary take less, a photo more
-HOW_TO_SEND = (
-    "send a photo as the body (curl -T photo.jpg), as a file field of a form "
-    '(curl -F photo=@photo.jpg) or as JSON {"data": "<base64>"}'
-)
 
 # One request, decoded: pixels, or why there are none, for each of its fields.
 Photos = dict[str, "np.ndarray | PhotoException"]
@@ -88,13 +76,13 @@ class CatsDogsHandler:
     def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
         """The photos of one request, by field; a request that is wrong as a whole has one entry."""
         try:
-            contents = _contents(request, headers)
+            contents = photo_fields(request, headers)
         except PhotoException as error:
             return {"body": error}
         photos: Photos = {}
         for field, content in contents.items():
             try:
-                photos[field] = decode_photo(_content_bytes(content))
+                photos[field] = decode_photo(photo_bytes(content))
             except PhotoException as error:
                 photos[field] = error
             except MemoryError:
@@ -171,51 +159,6 @@ class CatsDogsHandler:
                 labels.count(name),
                 class_name=name,
             )
-
-
-def _contents(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
-    """What may be photos in a request, by field. Raises InvalidPhotoException when nothing may."""
-    if _lost_bytes(request, headers) > PART_OVERHEAD * (len(request) + 1):
-        raise InvalidPhotoException(
-            "the form has a field twice; name each photo's field differently"
-        )
-    if set(request) <= {"body"}:  # the raw body, or a form with one field of that name
-        return request or {"body": b""}
-    # TorchServe puts each part's content type among the headers; a text field has none.
-    files = {
-        field: content
-        for field, content in request.items()
-        if headers.get(field) != {"content-type": ""}
-    }
-    if not files:
-        raise InvalidPhotoException(f"the form has no file field; {HOW_TO_SEND}")
-    if len(files) > MAX_PHOTOS:
-        raise InvalidPhotoException(
-            f"the form has {len(files)} file fields; send at most {MAX_PHOTOS} in one request"
-        )
-    return files
-
-
-def _lost_bytes(request: dict[str, Any], headers: dict[str, Any]) -> int:
-    """How many bytes of the body are in no field: of equal names TorchServe keeps the last."""
-    if not all(isinstance(content, (bytes, bytearray)) for content in request.values()):
-        return 0  # parsed by TorchServe, so that its length is unknown
-    lengths = [v for name, v in headers.items() if name.lower() == "content-length"]
-    sent = next((int(v) for v in lengths if isinstance(v, str) and v.isdecimal()), 0)
-    return sent - sum(map(len, request.values()))
-
-
-def _content_bytes(content: Any) -> bytes:
-    """The photo's bytes in a body or field: raw, or base64 in JSON that TorchServe has parsed."""
-    if isinstance(content, (bytes, bytearray)):
-        return bytes(content)
-    if isinstance(content, dict) and isinstance(content.get("data"), str):
-        try:
-            return base64.b64decode("".join(content["data"].split()), validate=True)
-        except ValueError as error:
-            raise InvalidPhotoException(f"`data` is not base64: {error}") from None
-    kind = "text" if isinstance(content, str) else "JSON without a `data` string"
-    raise InvalidPhotoException(f"the content is {kind}, not a photo; {HOW_TO_SEND}")
 
 
 def _error(error: PhotoException) -> dict[str, Any]:

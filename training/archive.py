@@ -20,7 +20,13 @@ from training.release import check_weights
 
 MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
-MODULES = ("handler/__init__.py", "handler/photo.py", "training/__init__.py", "training/model.py")
+MODULES = (
+    "handler/__init__.py",
+    "handler/photo.py",
+    "handler/request.py",
+    "training/__init__.py",
+    "training/model.py",
+)
 
 
 def archive(weights: Path, version: str | None, output: Path) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagehash
 import numpy as np
@@ -65,40 +65,52 @@ def prepare(data: Path, index: Path, params: PrepareParams) -> None:
     `data` doesn't hold at least two class folders with a readable photo each.
     """
     files = list_files(data)
-    digests = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in files}
-    labels_of = defaultdict(set)
-    for path, digest in digests.items():
-        labels_of[digest].add(Path(path).parts[0])
-
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
+    try:
+        with (staging / PIXELS).open("wb") as pixels:
+            photos, doubtful = read_photos(data, files, params.minimum_side, pixels)
+        if empty := {label_of(path) for path in files} - {photo.label for photo in photos}:
+            raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
+        photos = split_photos(photos, params)
+        _write_csv(staging / INDEX, Photo, photos)
+        _write_csv(staging / DOUBTFUL, Doubtful, doubtful)
+        shutil.rmtree(index, ignore_errors=True)
+        staging.rename(index)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    _report(index, photos, doubtful)
+
+
+def read_photos(
+    data: Path, files: list[str], minimum_side: int, pixels: BinaryIO
+) -> tuple[list[Photo], list[Doubtful]]:
+    """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
+    digests = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in files}
+    labels_of_digest = defaultdict(set)
+    for path, digest in digests.items():
+        labels_of_digest[digest].add(label_of(path))
     photos: list[Photo] = []
     doubtful: list[Doubtful] = []
-    read = partial(_read_photo, data, params.minimum_side)
-    with multiprocessing.Pool() as pool, (staging / PIXELS).open("wb") as pixels:
-        results = pool.imap(read, files, chunksize=16)
+    with multiprocessing.Pool() as pool:
+        results = pool.imap(partial(_read_photo, data, minimum_side), files, chunksize=16)
         for path, result in zip(files, tqdm(results, total=len(files), unit="photo"), strict=True):
-            label = Path(path).parts[0]
+            label, digest = label_of(path), digests[path]
             if isinstance(result, str):
                 doubtful.append(Doubtful(path, label, result))
-            elif len(labels_of[digests[path]]) > 1:
+            elif len(labels_of_digest[digest]) > 1:
                 doubtful.append(Doubtful(path, label, "same bytes under several labels"))
             else:
                 size, width, height, hash64, decoded = result
-                photos.append(Photo(path, label, size, width, height, digests[path], hash64, ""))
+                photos.append(Photo(path, label, size, width, height, digest, hash64, ""))
                 pixels.write(decoded)
+    return photos, doubtful
 
-    classes = {Path(path).parts[0] for path in files}
-    if empty := classes - {photo.label for photo in photos}:
-        shutil.rmtree(staging)
-        raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
-    photos = split_photos(photos, params)
-    _write_csv(staging / INDEX, Photo, photos)
-    _write_csv(staging / DOUBTFUL, Doubtful, doubtful)
-    shutil.rmtree(index, ignore_errors=True)
-    staging.rename(index)
-    _report(index, photos, doubtful)
+
+def label_of(path: str) -> str:
+    """The class folder of a path relative to the data folder."""
+    return Path(path).parts[0]
 
 
 def list_files(data: Path) -> list[str]:
@@ -112,7 +124,7 @@ def list_files(data: Path) -> list[str]:
         for file in sorted(folder.rglob("*"))
         if file.is_file() and not file.name.startswith(".")
     ]
-    if len({Path(file).parts[0] for file in files}) < 2:
+    if len({label_of(file) for file in files}) < 2:
         raise UsageError(f"{data}: needs a folder of photos for each of two classes or more")
     return files
 

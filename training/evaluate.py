@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from sklearn import metrics
 
+from training.checkpoint import BEST, RUN_FILE, write_atomically, write_json
 from training.data import Split
 from training.model import load_network
 from training.params import EvaluateParams, TrainParams, UsageError
-from training.train import BEST, RUN_FILE, device, predict, write_atomically, write_json
+from training.train import device, predict
 
 EVALUATION = "evaluation.json"
 CONFUSION = "confusion.png"

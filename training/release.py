@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from handler.photo import SIDE
+from training.checkpoint import BEST, write_atomically, write_json
 from training.evaluate import EVALUATION, read_run
 from training.model import load_network
 from training.params import UsageError
-from training.train import BEST, write_atomically, write_json
 
 WEIGHTS = Path("models/catsdogs.pt")
 

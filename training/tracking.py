@@ -16,8 +16,9 @@ import mlflow
 import numpy as np
 from matplotlib.figure import Figure
 
+from training.checkpoint import HISTORY
 from training.params import TrainParams
-from training.train import HISTORY, Log
+from training.train import Log
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 

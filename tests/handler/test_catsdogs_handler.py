@@ -15,7 +15,8 @@ from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
-from handler.catsdogs_handler import MAX_PHOTOS, CatsDogsHandler
+from handler.catsdogs_handler import CatsDogsHandler
+from handler.request import MAX_PHOTOS
 
 FILE = {"content-type": "image/jpeg"}
 TEXT = {"content-type": ""}

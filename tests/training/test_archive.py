@@ -32,6 +32,7 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "catsdogs_handler.py",
             "handler/__init__.py",
             "handler/photo.py",
+            "handler/request.py",
             "model-config.yaml",
             "training/__init__.py",
             "training/model.py",

@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 
-from training import train as train_module
+from training import checkpoint
+from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.data import Split, prepare
 from training.evaluate import EVALUATION, evaluate
 from training.model import SimpleCNN, load_network
 from training.params import Params, UsageError
-from training.train import BEST, CHECKPOINT, HISTORY, augmentation, predict, train
+from training.train import augmentation, predict, train
 
 
 def ignore(row: dict[str, float]) -> None:
@@ -84,7 +85,7 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint(
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        train_module.write_atomically(path, half)
+        checkpoint.write_atomically(path, half)
     assert path.read_text() == "old"
 
 
@@ -124,7 +125,7 @@ def test_a_run_is_logged_to_mlflow(
     rows = [{"epoch": 1, "loss": 0.7, "validation_loss": 0.6, "validation_accuracy": 0.8}]
     for epoch in (1, 2):  # the second time resumed
         rows = [{**rows[0], "epoch": n + 1} for n in range(epoch)]
-        train_module._write_history(run / HISTORY, rows)
+        checkpoint._write_history(run / HISTORY, rows)
         with mlflow_tracker(run, params.train) as log:
             log(rows[-1])
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
