@@ -26,6 +26,8 @@ stop: ## stop TorchServe
 	@.venv/bin/torchserve --stop --foreground
 
 train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
+	@test ! -e "$(RUN)/checkpoint.pt" || { echo "error: $(RUN) holds a run; name another (RUN=...)" \
+		"or go on: $(PY) -m training train --run $(RUN) --resume" >&2; exit 2; }
 	$(PY) -m training prepare --data "$(DATA)"
 	$(PY) -m training train --run "$(RUN)"
 	$(PY) -m training evaluate "$(RUN)"

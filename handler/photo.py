@@ -18,7 +18,7 @@ SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MIN_SIDE = 16  # pixels; nothing can be told from less
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes a pixel
-MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes and never holds the whole photo
+MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes
 PNG_END = b"IEND\xaeB`\x82"
 
 pi_heif.register_heif_opener()

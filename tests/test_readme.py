@@ -18,6 +18,10 @@ def test_the_readme_names_only_targets_and_files_that_exist() -> None:
         assert (REPOSITORY / path).exists(), path
 
 
+def test_nothing_is_left_to_fill_in() -> None:
+    assert "@@" not in README
+
+
 def test_the_readme_gives_only_options_that_the_commands_know(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -19,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # no space, no permission, a folder in a file's place
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -94,7 +97,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.release import release
+    from training.weights import release
 
     card = release(options.run, options.weights, options.version)
     print(f"{options.weights}: version {card['version']}")

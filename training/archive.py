@@ -5,18 +5,17 @@ python -m training archive --output model_store/catsdogs.mar
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
-from model_archiver.model_archiver import ModelArchiver
-from model_archiver.model_archiver_config import ModelArchiverConfig
-
 import handler
 import training
-from training.release import check_weights
+from training.params import UsageError
+from training.weights import check_version, check_weights, sha256_of
 
 MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
@@ -33,19 +32,23 @@ def archive(weights: Path, version: str | None, output: Path) -> str:
     """Check `weights`, write the archive to `output` and its digest to `output`.sha256.
 
     `version` replaces the version in the JSON file beside the weights; returns the one taken.
-    Raises UsageError as `check_weights` does; nothing is written then.
+    Raises UsageError as `check_weights` does, and for a wrong `version` or an `output` that is a
+    folder; nothing is written then.
     """
+    checksum = Path(f"{output}.sha256")
+    for path in (output, checksum):
+        if path.is_dir():
+            raise UsageError(f"{path}: is a folder; name the archive's file")
     card = check_weights(weights)
-    version = version or str(card["version"])
+    version = check_version(str(card["version"]) if version is None else version)
     output.parent.mkdir(parents=True, exist_ok=True)
     # In the same file system, so that the last step is a rename.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".archive-") as folder:
-        built = build(weights, version, Path(folder))
-        digest = hashlib.sha256(built.read_bytes()).hexdigest()
-        checksum = Path(folder, "sha256")
-        checksum.write_text(f"{digest}  {output.name}\n")
+        built = build(weights, version, Path(folder).resolve())
+        new_checksum = Path(folder, "sha256")
+        new_checksum.write_text(f"{sha256_of(built)}  {output.name}\n")
         os.replace(built, output)
-        os.replace(checksum, f"{output}.sha256")
+        os.replace(new_checksum, checksum)
     return version
 
 
@@ -53,22 +56,28 @@ def build(weights: Path, version: str, folder: Path) -> Path:
     """Run torch-model-archiver inside `folder`; the path of the archive."""
     handler_folder = Path(handler.__file__).parent
     repository = Path(training.__file__).parent.parent
-    extra = folder / "extra"
+    extra, scratch = folder / "extra", folder / "scratch"
+    scratch.mkdir()
     for module in MODULES:
         (extra / module).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / module, extra / module)
     # The handler reads them under these names, whatever the given weights are called.
     shutil.copy(weights.with_suffix(".json"), extra / f"{MODEL_NAME}.json")
     shutil.copy(weights, folder / f"{MODEL_NAME}.pt")
-    ModelArchiver.generate_model_archive(
-        ModelArchiverConfig(
-            model_name=MODEL_NAME,
-            version=version,
-            handler=str(handler_folder / "catsdogs_handler.py"),
-            serialized_file=str(folder / f"{MODEL_NAME}.pt"),
-            extra_files=str(extra),
-            config_file=str(handler_folder / "model-config.yaml"),
-            export_path=str(folder),
-        )
+    options = {
+        "--model-name": MODEL_NAME,
+        "--version": version,
+        "--handler": handler_folder / "catsdogs_handler.py",
+        "--serialized-file": folder / f"{MODEL_NAME}.pt",
+        "--extra-files": extra,
+        "--config-file": handler_folder / "model-config.yaml",
+        "--export-path": folder,
+    }
+    subprocess.run(
+        [Path(sys.executable).with_name("torch-model-archiver")]
+        + [str(word) for option in options.items() for word in option],
+        # It empties the folder catsdogs of the temporary one before it uses it.
+        env={**os.environ, "TMPDIR": str(scratch)},
+        check=True,
     )
     return folder / f"{MODEL_NAME}.mar"

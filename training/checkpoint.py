@@ -12,66 +12,121 @@ from typing import Any
 
 import torch
 
-from training.model import SimpleCNN, half_precision
+from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams, UsageError
 
 CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
-RUN_FILE = "run.json"  # classes, parameters and the best epoch
+RUN_FILE = "run.json"  # classes, index, parameters and the best epoch
 HISTORY = "history.csv"  # one row an epoch
+EVALUATION = "evaluation.json"  # temperature, threshold and figures of the best weights
 
 
 @dataclass
 class Training:
-    """Everything that changes while a run goes on."""
+    """A run's parameters, and everything that changes while it goes on."""
 
+    params: TrainParams
+    classes: list[str]
+    index_sha256: str  # of photos.csv: a run never goes on with other photos or splits
     model: SimpleCNN
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]
 
 
-def save_epoch(run: Path, training: Training, params: TrainParams, classes: list[str]) -> None:
+def save_epoch(run: Path, training: Training) -> None:
     """Write the files of a finished epoch, the checkpoint last: it is what counts on resume."""
     best = max(training.history, key=lambda row: row["validation_accuracy"])
     if best is training.history[-1]:
         state = half_precision(training.model.state_dict())
         write_atomically(run / BEST, lambda path: torch.save(state, path))
-    about = {"classes": classes, "best": best, "params": asdict(params)}
-    write_json(run / RUN_FILE, about)
+    made_with = {
+        "params": asdict(training.params),
+        "classes": training.classes,
+        "index_sha256": training.index_sha256,
+    }
+    write_json(run / RUN_FILE, made_with | {"best": best})
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
-    checkpoint = {
+    checkpoint = made_with | {
         "model": training.model.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "history": training.history,
-        "params": asdict(params),
     }
     write_atomically(run / CHECKPOINT, lambda path: torch.save(checkpoint, path))
 
 
-def load_checkpoint(run: Path, training: Training, params: TrainParams) -> None:
-    """Put `training` where the run stopped. Raises UsageError when there is no such run."""
+def load_checkpoint(run: Path, training: Training) -> None:
+    """Put `training` where the run stopped.
+
+    Raises UsageError when there is no such run, or it had other parameters or photos.
+    """
     path = run / CHECKPOINT
     if not path.exists():
         raise UsageError(f"{path}: missing; start the run without --resume")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    if checkpoint["params"] != asdict(params):
+    checkpoint = load_torch(path)
+    if checkpoint["params"] != asdict(training.params):
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
+    if checkpoint["index_sha256"] != training.index_sha256:
+        raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
     training.model.load_state_dict(checkpoint["model"])
     training.optimizer.load_state_dict(checkpoint["optimizer"])
     training.schedule.load_state_dict(checkpoint["schedule"])
     training.history = checkpoint["history"]
 
 
+def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:
+    """What run.json tells, its parameters, and the best weights.
+
+    Raises UsageError when `run` holds no trained run.
+    """
+    for name in (RUN_FILE, BEST):
+        if not (run / name).is_file():
+            raise UsageError(f"{run / name}: missing; train first: python -m training train")
+    about = read_json(run / RUN_FILE, {"params", "classes", "index_sha256", "best"})
+    return about, TrainParams(**about["params"]), load_torch(run / BEST)
+
+
+def load_torch(path: Path) -> Any:
+    """What torch.save wrote to `path`, on the CPU; code in it is not run.
+
+    Raises UsageError for any other file.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an untrusted file makes torch.load raise nearly anything
+        raise UsageError(f"{path}: not written by this program: {one_line(error)}") from error
+
+
+def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
+    """The mapping in `path`. Raises UsageError when it can't be read or lacks one of `keys`."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise UsageError(f"{path}: needs {', '.join(sorted(keys))}")
+    return content
+
+
+def one_line(error: Exception) -> str:
+    """The error's message on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a file beside `path`, then rename it: a reader never sees half of it."""
     partial = path.with_name(path.name + ".partial")
-    write(partial)
-    os.replace(partial, path)
+    try:
+        write(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` to `path` as JSON, as a whole or not at all."""
     write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
 
 

@@ -12,7 +12,7 @@ import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,32 +21,17 @@ import imagehash
 import numpy as np
 import torch
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from handler.photo import SIDE, PhotoException, decode_photo, open_photo
 from training.params import PrepareParams, UsageError
+from training.split import SPLITS, Photo, split_photos
 
-SPLITS = ("train", "validation", "test")
 INDEX = "photos.csv"  # one row a photo
 DOUBTFUL = "doubtful.csv"  # what was left out, and why
+FILE_NAMES = "surrogateescape"  # Linux allows names that are not UTF-8
 PIXELS = "photos.uint8"  # the photos of photos.csv in its order, decoded
-
-
-@dataclass(frozen=True)
-class Photo:
-    """One row of photos.csv."""
-
-    path: str  # relative to the data folder
-    label: str
-    bytes: int
-    width: int
-    height: int
-    sha256: str
-    perceptual_hash: str  # 64 bits in hexadecimal
-    split: str
 
 
 @dataclass(frozen=True)
@@ -64,6 +49,7 @@ def prepare(data: Path, index: Path, params: PrepareParams) -> None:
     Writes photos.csv, doubtful.csv and photos.uint8. No file stops it; raises UsageError when
     `data` doesn't hold at least two class folders with a readable photo each.
     """
+    _check_index(data, index)
     files = list_files(data)
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -83,11 +69,20 @@ def prepare(data: Path, index: Path, params: PrepareParams) -> None:
     _report(index, photos, doubtful)
 
 
+def _check_index(data: Path, index: Path) -> None:
+    """Raise UsageError where replacing `index` would lose anything but an earlier index."""
+    if index.resolve().is_relative_to(data.resolve()):
+        raise UsageError(f"{index}: lies in the data folder; name one outside it")
+    known = {INDEX, DOUBTFUL, PIXELS}
+    if index.exists() and not (index.is_dir() and {p.name for p in index.iterdir()} <= known):
+        raise UsageError(f"{index}: exists and is no index; name a new folder")
+
+
 def read_photos(
     data: Path, files: list[str], minimum_side: int, pixels: BinaryIO
 ) -> tuple[list[Photo], list[Doubtful]]:
     """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
-    digests = {path: hashlib.sha256((data / path).read_bytes()).hexdigest() for path in files}
+    digests = {path: _sha256(data / path) for path in files}
     labels_of_digest = defaultdict(set)
     for path, digest in digests.items():
         labels_of_digest[digest].add(label_of(path))
@@ -122,11 +117,18 @@ def list_files(data: Path) -> list[str]:
         str(file.relative_to(data))
         for folder in folders
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and not file.name.startswith(".")
+        if not file.is_dir() and not file.name.startswith(".")
     ]
     if len({label_of(file) for file in files}) < 2:
         raise UsageError(f"{data}: needs a folder of photos for each of two classes or more")
     return files
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except (OSError, MemoryError):
+        return ""  # `_read_photo` tells the reason
 
 
 def _read_photo(data: Path, minimum_side: int, path: str) -> str | tuple[int, int, int, str, bytes]:
@@ -136,53 +138,12 @@ def _read_photo(data: Path, minimum_side: int, path: str) -> str | tuple[int, in
         with open_photo(content) as photo:
             width, height = photo.size
         pixels = decode_photo(content)
-    except (OSError, PhotoException) as error:
-        return f"unreadable: {error}"
+    except (OSError, MemoryError, PhotoException) as error:
+        return f"unreadable: {error or type(error).__name__}"
     if min(width, height) < minimum_side:
         return f"tiny: {width}x{height} pixels"
     hash64 = str(imagehash.phash(Image.fromarray(pixels)))
     return len(content), width, height, hash64, pixels.tobytes()
-
-
-def split_photos(photos: list[Photo], params: PrepareParams) -> list[Photo]:
-    """The same photos with their splits: per class, by seeded hash, look-alikes never parted.
-
-    The order of `photos` doesn't matter, and further photos move few of the old ones.
-    """
-    groups: dict[int, list[Photo]] = defaultdict(list)
-    for photo, group in zip(photos, look_alikes(photos, params.look_alike_distance), strict=True):
-        groups[group].append(photo)
-    by_class: dict[str, list[tuple[str, list[Photo]]]] = defaultdict(list)
-    for group_photos in groups.values():
-        first = min(group_photos, key=lambda photo: photo.sha256)
-        rank = hashlib.sha256(f"{params.seed} {first.sha256}".encode()).hexdigest()
-        by_class[first.label].append((rank, group_photos))
-
-    split_of: dict[str, str] = {}
-    for ranked in by_class.values():
-        total = sum(len(group_photos) for _, group_photos in ranked)
-        wanted = {"test": params.test_share * total, "validation": params.validation_share * total}
-        filled: Counter[str] = Counter()
-        for _, group_photos in sorted(ranked, key=lambda item: item[0]):
-            open_splits = (name for name in wanted if filled[name] + 0.5 <= wanted[name])
-            split = next(open_splits, "train")
-            filled[split] += len(group_photos)
-            split_of |= {photo.path: split for photo in group_photos}
-    return [Photo(**{**asdict(photo), "split": split_of[photo.path]}) for photo in photos]
-
-
-def look_alikes(photos: list[Photo], distance: int) -> list[int]:
-    """A group number for each photo; hashes at most `distance` bits apart share one, in chains."""
-    hashes = np.array([int(photo.perceptual_hash, 16) for photo in photos], dtype=np.uint64)
-    rows, columns = [], []
-    for row, value in enumerate(hashes):
-        near = np.flatnonzero(np.bitwise_count(hashes[row:] ^ value) <= distance) + row
-        rows.append(np.full(len(near), row))
-        columns.append(near)
-    pairs = (np.concatenate(rows), np.concatenate(columns))
-    graph = coo_array((np.ones(len(pairs[0]), dtype=bool), pairs), shape=(len(photos), len(photos)))
-    groups: list[int] = connected_components(graph, directed=False)[1].tolist()
-    return groups
 
 
 class Split(Dataset[tuple[torch.Tensor, int]]):
@@ -192,6 +153,7 @@ class Split(Dataset[tuple[torch.Tensor, int]]):
         self, index: Path, split: str, transform: Callable[[torch.Tensor], Any] | None = None
     ) -> None:
         photos = read_index(index)
+        self.index_sha256 = _sha256(index / INDEX)
         self.classes = sorted({photo.label for photo in photos})
         self.rows = [row for row, photo in enumerate(photos) if photo.split == split]
         self.photos = [photos[row] for row in self.rows]
@@ -199,7 +161,7 @@ class Split(Dataset[tuple[torch.Tensor, int]]):
         if not self.rows:
             raise UsageError(f"{index}: no photo in the {split} split; give more photos")
         shape = (len(photos), SIDE, SIDE, 3)
-        if (index / PIXELS).stat().st_size != np.prod(shape):
+        if not (index / PIXELS).exists() or (index / PIXELS).stat().st_size != np.prod(shape):
             raise UsageError(f"{index / PIXELS}: doesn't fit {INDEX}; run `prepare` again")
         self.pixels = np.memmap(index / PIXELS, dtype=np.uint8, mode="r", shape=shape)
         self.transform = transform
@@ -217,15 +179,17 @@ def read_index(index: Path) -> list[Photo]:
     path = index / INDEX
     if not path.exists():
         raise UsageError(f"{path}: missing; run `python -m training prepare --data FOLDER` first")
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    numbers = ("bytes", "width", "height")
-    typed: list[dict[str, Any]] = [row | {name: int(row[name]) for name in numbers} for row in rows]
-    return [Photo(**row) for row in typed]
+    try:
+        with path.open(newline="", errors=FILE_NAMES) as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        numbers = ("bytes", "width", "height")
+        return [Photo(**row | {name: int(row[name]) for name in numbers}) for row in rows]
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path}: no index of photos ({error}); run `prepare` again") from error
 
 
 def _write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", errors=FILE_NAMES) as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(kind))
         writer.writerows(astuple(row) for row in rows)

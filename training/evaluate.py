@@ -5,7 +5,6 @@ python -m training evaluate runs/train
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,36 +16,35 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from sklearn import metrics
 
-from training.checkpoint import BEST, RUN_FILE, write_atomically, write_json
+from training.checkpoint import BEST, EVALUATION, read_run, write_atomically, write_json
 from training.data import Split
 from training.model import load_network
-from training.params import EvaluateParams, TrainParams, UsageError
-from training.train import device, predict
+from training.params import EvaluateParams, UsageError
+from training.train import device, split_logits
+from training.weights import check_state, sha256_of
 
-EVALUATION = "evaluation.json"
 CONFUSION = "confusion.png"
 
 
 def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     """Write evaluation.json and confusion.png into `run` and return what the first one holds.
 
-    Raises UsageError when the run has no weights or other classes than the index.
+    Raises UsageError when the run has no weights or was trained on other photos than the index.
     """
-    about, train_params = read_run(run)
+    about, train_params, state = read_run(run)
     validation, test = Split(index, "validation"), Split(index, "test")
-    if about["classes"] != test.classes:
-        raise UsageError(f"{run}: learned {about['classes']}, but {index} holds {test.classes}")
-    state = torch.load(run / BEST, weights_only=True)
-    network = (
-        load_network(state, len(test.classes)).to(device()).to(memory_format=torch.channels_last)
-    )
-    logits, labels = predict(network, validation, train_params, exact=True)
+    if about["index_sha256"] != test.index_sha256:
+        raise UsageError(f"{run}: was trained on other photos or splits than {index}")
+    check_state(run / BEST, state, len(test.classes))
+    network = load_network(state, len(test.classes)).to(device())
+    logits, labels = split_logits(network, validation, train_params, exact=True)
     temperature = fit_temperature(logits, labels)
     threshold = certain_threshold(
         *confidences(logits / temperature, labels), params.certain_accuracy
     )
-    logits, labels = predict(network, test, train_params, exact=True)
+    logits, labels = split_logits(network, test, train_params, exact=True)
     result: dict[str, Any] = {
+        "sha256": sha256_of(run / BEST),
         "temperature": temperature,
         "threshold": threshold,
         "test": figures(logits / temperature, labels, test.classes, threshold),
@@ -54,15 +52,6 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     write_json(run / EVALUATION, result)
     plot_confusion(result["test"]["confusion"], test.classes, run / CONFUSION)
     return result
-
-
-def read_run(run: Path) -> tuple[dict[str, Any], TrainParams]:
-    """What run.json tells and its parameters. Raises UsageError when `run` holds no trained run."""
-    for name in (RUN_FILE, BEST):
-        if not (run / name).exists():
-            raise UsageError(f"{run / name}: missing; train first: python -m training train")
-    about = json.loads((run / RUN_FILE).read_text())
-    return about, TrainParams(**about["params"])
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -93,6 +82,13 @@ def certain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float
     return float(confidence[order][enough[-1]]) if len(enough) else 1.0
 
 
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Mean distance of confidence from accuracy over equally wide bins; Guo and others 2017."""
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs((confidence - right)[bin_of == n].sum()) for n in range(bins)]
+    return float(sum(gaps) / len(right))
+
+
 def figures(
     logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], threshold: float
 ) -> dict[str, Any]:
@@ -107,6 +103,7 @@ def figures(
         "photos": len(labels),
         "accuracy": float(right.mean()),
         "cross_entropy": F.cross_entropy(logits, labels).item(),
+        "calibration_error": calibration_error(confidence, right),
         "certain_share": float(certain.mean()),
         "certain_accuracy": float(right[certain].mean()) if certain.any() else None,
         "classes": {
@@ -139,6 +136,11 @@ def format_figures(test: dict[str, Any]) -> str:
         *(
             f"{name:12}{row['precision']:10.4f}{row['recall']:10.4f}{row['f1']:10.4f}{row['photos']:10}"
             for name, row in test["classes"].items()
+        ),
+        "confusion (rows: true, columns: called)",
+        *(
+            f"{name:12}" + "".join(f"{count:10}" for count in row)
+            for name, row in zip(test["classes"], test["confusion"], strict=True)
         ),
         f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos",
         f"certain about {test['certain_share']:.1%} of them",

@@ -87,5 +87,6 @@ def load_network(state: State, classes: int) -> SimpleCNN:
 
 
 def half_precision(state: State) -> State:
-    """The released form of a state dict: float16 where it was float32, half the bytes."""
-    return {name: t.half() if t.is_floating_point() else t for name, t in state.items()}
+    """The released form of a state dict, on the CPU: float16 where it was float32."""
+    on_cpu = {name: tensor.cpu() for name, tensor in state.items()}
+    return {name: t.half() if t.is_floating_point() else t for name, t in on_cpu.items()}

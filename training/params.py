@@ -8,9 +8,6 @@ from typing import Any
 
 import yaml
 
-# What YAML may give for each type of field.
-TYPES = {"int": (int,), "float": (int, float), "list[float]": (list,)}
-
 
 class UsageError(Exception):
     """Something the user gave is wrong; the message names it and the remedy."""
@@ -57,12 +54,43 @@ class Params:
     evaluate: EvaluateParams
 
 
+# What YAML may give for each type of field.
+TYPES = {"int": (int,), "float": (int, float), "list[float]": (list,)}
+# The least and the most that a field may be, where not any number will do.
+RANGES = {
+    "validation_share": (0.01, 0.4),
+    "test_share": (0.01, 0.4),
+    "minimum_side": (1, 10_000),
+    "look_alike_distance": (0, 32),
+    "epochs": (1, 10_000),
+    "batch_size": (1, 10_000),
+    "learning_rate": (1e-9, 10),
+    "fc1_learning_rate_share": (1e-6, 10),
+    "warmup_share": (0.01, 0.99),
+    "weight_decay": (0, 10),
+    "label_smoothing": (0, 0.9),
+    "crop_scale": (0.01, 1),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "greyscale": (0, 1),
+    "mean": (0, 1),
+    "std": (0.001, 1),
+    "loader_workers": (0, 64),
+    "certain_accuracy": (0.5, 1),
+}
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read `path`. Raises UsageError for a missing file, a missing, unknown or mistyped key."""
+    """Read `path`.
+
+    Raises UsageError for a file that can't be read, and for a key that is missing or unknown or
+    whose value has the wrong type or lies outside its range.
+    """
     try:
         sections = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: can't be read: {error}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
     _check_keys(sections, Params, str(path))
     return Params(
         prepare=_section(sections, "prepare", PrepareParams, path),
@@ -72,23 +100,31 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 
 def _section(sections: dict[str, Any], name: str, kind: type, path: Path) -> Any:
-    values = sections[name]
-    _check_keys(values, kind, f"{path}, section {name}")
+    where = f"{path}, section {name}"
+    _check_keys(sections[name], kind, where)
     for field in fields(kind):
-        value = values[field.name]
-        if type(value) not in TYPES[str(field.type)]:
-            raise UsageError(
-                f"{path}, section {name}: {field.name} is {value!r}; make it {field.type}"
-            )
-    return kind(**values)
+        _check_value(field.name, str(field.type), sections[name][field.name], where)
+    return kind(**sections[name])
+
+
+def _check_value(name: str, type_name: str, value: Any, where: str) -> None:
+    if type(value) not in TYPES[type_name]:
+        raise UsageError(f"{where}: {name} is {value!r}; make it {type_name}")
+    numbers = value if isinstance(value, list) else [value]
+    if isinstance(value, list) and len(value) != 3:
+        raise UsageError(f"{where}: {name} has {len(value)} numbers; give one for each channel")
+    low, high = RANGES.get(name, (-float("inf"), float("inf")))
+    for number in numbers:
+        if type(number) not in TYPES["float"] or not low <= number <= high:
+            raise UsageError(f"{where}: {name} is {value!r}; keep it from {low} to {high}")
 
 
 def _check_keys(values: Any, kind: type, where: str) -> None:
     if not isinstance(values, dict):
         raise UsageError(f"{where}: not a mapping")
     known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(values) - known):
+    if unknown := sorted(map(str, values.keys() - known)):
         names = ", ".join(sorted(known))
         raise UsageError(f"{where}: unknown key {unknown[0]!r}; known are {names}")
-    if missing := sorted(known - set(values)):
+    if missing := sorted(known - values.keys()):
         raise UsageError(f"{where}: {missing[0]!r} is missing")

@@ -40,6 +40,11 @@ def mlflow_tracker(run: Path, params: TrainParams) -> Iterator[Log]:
     mlflow.set_experiment(EXPERIMENT)
     id_file = run / RUN_ID
     known_id = id_file.read_text() if id_file.exists() else None
+    if known_id:
+        try:
+            mlflow.get_run(known_id)
+        except mlflow.MlflowException:  # another store, or an emptied one
+            known_id = None
     with mlflow.start_run(run_id=known_id, run_name=None if known_id else run.name) as active:
         if known_id is None:
             mlflow.log_params(asdict(params))

@@ -34,14 +34,14 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, tracker:
     `tracker` is entered when all checks have passed, and what it gives is called after each epoch
     with its row of the history. Interrupted between two steps, nothing but the epoch in hand is
     lost, and `resume` ends at the same weights as an uninterrupted run. Raises UsageError for a
-    run that exists (without `resume`), doesn't exist (with it) or has other parameters.
+    run that exists (without `resume`), doesn't exist, or had other parameters or photos (with it).
     """
     keep_freed_memory()
     training_split = Split(index, "train", augmentation(params))
     validation_split = Split(index, "validation")
-    training = new_training(params, len(training_split.classes), len(training_split))
+    training = new_training(params, training_split)
     if resume:
-        load_checkpoint(run, training, params)
+        load_checkpoint(run, training)
     elif (run / CHECKPOINT).exists():
         raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
     run.mkdir(parents=True, exist_ok=True)
@@ -49,21 +49,20 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, tracker:
         for epoch in range(len(training.history), params.epochs):
             # Seeded by epoch, so that a resumed run sees the same order, crops and dropout.
             torch.manual_seed(params.seed * 1_000_000 + epoch)
-            row = train_and_validate(training, training_split, validation_split, params)
-            training.history.append(row)
-            save_epoch(run, training, params, training_split.classes)
-            log(row)
+            training.history.append(train_and_validate(training, training_split, validation_split))
+            save_epoch(run, training)
+            log(training.history[-1])
 
 
 def train_and_validate(
-    training: Training, training_split: Split, validation_split: Split, params: TrainParams
+    training: Training, training_split: Split, validation_split: Split
 ) -> dict[str, float]:
     """Run the next epoch; its row of the history."""
     epoch = len(training.history) + 1
     started = time.perf_counter()
-    loss = train_one_epoch(training, training_split, params, f"epoch {epoch}/{params.epochs}")
+    loss = train_one_epoch(training, training_split, f"epoch {epoch}/{training.params.epochs}")
     seconds = time.perf_counter() - started
-    logits, labels = predict(training.model, validation_split, params)
+    logits, labels = split_logits(training.model, validation_split, training.params)
     return {
         "epoch": epoch,
         "learning_rate": float(training.schedule.get_last_lr()[0]),
@@ -74,15 +73,15 @@ def train_and_validate(
     }
 
 
-def new_training(params: TrainParams, classes: int, photos: int) -> Training:
+def new_training(params: TrainParams, split: Split) -> Training:
     """A fresh model with AdamW and a one-cycle schedule over all steps."""
     torch.manual_seed(params.seed)
-    model = SimpleCNN(classes).to(device()).to(memory_format=torch.channels_last)
-    wide = set(model.fc1.parameters())
+    model = SimpleCNN(len(split.classes)).to(device()).to(memory_format=torch.channels_last)
+    narrow = [p for name, p in model.named_parameters() if not name.startswith("fc1.")]
     # A step of Adam moves every weight by the learning rate, so an output by that times its
     # inputs: the 50,176 of fc1 need smaller steps than the 27 to 1,152 of a convolution.
     groups = [
-        {"params": [p for p in model.parameters() if p not in wide], "lr": params.learning_rate},
+        {"params": narrow, "lr": params.learning_rate},
         {
             "params": list(model.fc1.parameters()),
             "lr": params.learning_rate * params.fc1_learning_rate_share,
@@ -92,10 +91,10 @@ def new_training(params: TrainParams, classes: int, photos: int) -> Training:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=params.epochs * steps_per_epoch(photos, params),
+        total_steps=params.epochs * (len(split) // batch_size(split, params)),
         pct_start=params.warmup_share,
     )
-    return Training(model, optimizer, schedule, [])
+    return Training(params, split.classes, split.index_sha256, model, optimizer, schedule, [])
 
 
 def augmentation(params: TrainParams) -> v2.Compose:
@@ -110,13 +109,14 @@ def augmentation(params: TrainParams) -> v2.Compose:
     )
 
 
-def train_one_epoch(training: Training, split: Split, params: TrainParams, title: str) -> float:
+def train_one_epoch(training: Training, split: Split, title: str) -> float:
     """One pass over `split`; the mean loss of its steps."""
+    params = training.params
     loader = DataLoader(
         split,
-        batch_size=min(params.batch_size, len(split)),
+        batch_size=batch_size(split, params),
         shuffle=True,
-        drop_last=True,  # batch normalisation can't use a last batch of one photo
+        drop_last=True,  # the statistics of a small last batch would be noise
         num_workers=params.loader_workers,
     )
     training.model.train()
@@ -138,7 +138,7 @@ def train_one_epoch(training: Training, split: Split, params: TrainParams, title
 
 
 @torch.inference_mode()
-def predict(
+def split_logits(
     model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits (N, classes), float32, and labels (N,), int64, of a split in its order.
@@ -154,8 +154,9 @@ def predict(
     return torch.cat(logits), torch.tensor(split.labels)
 
 
-def steps_per_epoch(photos: int, params: TrainParams) -> int:
-    return photos // min(params.batch_size, photos)
+def batch_size(split: Split, params: TrainParams) -> int:
+    """Photos a step: the parameter, or the whole split where that is smaller."""
+    return min(params.batch_size, len(split))
 
 
 def device() -> torch.device:

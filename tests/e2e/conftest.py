@@ -47,10 +47,15 @@ class Server:
         pid_file = Path(self.environment["TMPDIR"]) / ".model_server.pid"
         if not pid_file.exists():
             return
-        frontend = psutil.Process(int(pid_file.read_text()))
-        processes = [frontend, *frontend.children(recursive=True)]
+        try:
+            frontend = psutil.Process(int(pid_file.read_text()))
+            processes = [frontend, *frontend.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return
         self.run(BIN / "torchserve", "--stop", "--foreground")
         _, alive = psutil.wait_procs(processes, timeout=30)
+        for process in alive:
+            process.kill()
         assert not alive
 
 

@@ -157,6 +157,17 @@ def test_no_request_makes_the_handler_raise(server: Server, requests: list[dict[
     assert answers[-1][0] == 200
 
 
+def test_more_photos_than_fit_one_pass_are_all_answered(server: Server) -> None:
+    requests = [{f"p{n}": jpeg(8 * r + n) for n in range(8)} for r in range(3)]
+    answers = server.answer(*requests, headers=[dict.fromkeys(r, FILE) for r in requests])
+    for request, (_, body) in zip(requests, answers, strict=True):
+        for field in ("p0", "p7"):
+            ((_, alone),) = server.answer({"body": request[field]})
+            assert body["photos"][field]["confidence"] == pytest.approx(
+                alone["confidence"], abs=2e-4
+            )
+
+
 def test_line_breaks_in_base64_are_overlooked(server: Server) -> None:
     photo = jpeg()
     lines = base64.encodebytes(photo).decode()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_grey_of_any_depth_keeps_its_brightness(mode: str) -> None:
     expected = decode_photo(encode(ramp, "PNG"))
     deep = decode_photo(encode(in_mode(ramp, mode), "TIFF"))
     assert difference(deep, expected) < 1
+
+
+def test_a_phones_heic_is_the_same_picture_and_never_taken_cut() -> None:
+    heic = Path("tests/pictures/cat.heic").read_bytes()
+    jpeg = Path("tests/pictures/cat.jpg").read_bytes()
+    assert difference(decode_photo(heic), decode_photo(jpeg)) < 4
+    for end in range(0, len(heic), 1000):
+        with pytest.raises(InvalidPhotoException):
+            decode_photo(heic[:end])
 
 
 def test_transparent_pixels_become_white() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from training.archive import archive
 from training.params import UsageError
-from training.release import next_version, release
+from training.weights import next_version, release
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +114,40 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(
     state = torch.load(weights, weights_only=True)
     torch.save(state, spoiled)
     describe(classes=["ant", "cat", "dog"])
-    refuse(spoiled, output, "not SimpleCNN's state dict")
+    refuse(spoiled, output, "not SimpleCNN's state dict.*fc3")
     torch.save({name: t for name, t in state.items() if name != "fc1.bias"}, spoiled)
     describe()
-    refuse(spoiled, output, "not SimpleCNN's state dict")
-    spoiled.write_text("text")
-    describe()
-    refuse(spoiled, output, "not SimpleCNN's state dict")
-    spoiled.with_suffix(".json").write_text("{}")
-    refuse(spoiled, output, "not a model's description")
+    refuse(spoiled, output, "not SimpleCNN's state dict.*fc1.bias")
+    for content in ("text", ""):
+        spoiled.write_text(content)
+        describe()
+        refuse(spoiled, output, "not written by this program")
+    for card_text in ("{}", "text", "[]"):
+        spoiled.with_suffix(".json").write_text(card_text)
+        refuse(spoiled, output, r"catsdogs\.json: (needs classes|can't be read)")
+
+
+@pytest.mark.parametrize("version", ["", "a/b", "1 0", "..", "1.0-beta", "1."])
+def test_a_version_that_does_not_fit_a_url_is_refused(
+    weights: Path, tmp_path: Path, version: str
+) -> None:
+    with pytest.raises(UsageError, match="give numbers with dots"):
+        archive(weights, version, tmp_path / "store/catsdogs.mar")
+
+
+def test_folders_in_the_way_are_named_and_nobodys_files_are_touched(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    theirs = tmp_path / "catsdogs/theirs"
+    theirs.parent.mkdir()
+    theirs.touch()
+    (tmp_path / "b.mar.sha256").mkdir()
+    for output in (tmp_path / "catsdogs", tmp_path / "b.mar"):
+        with pytest.raises(UsageError, match="is a folder"):
+            archive(weights, None, output)
+    archive(weights, None, tmp_path / "a.mar")
+    assert theirs.exists()
 
 
 def test_a_pickle_that_runs_code_is_refused_unrun(weights: Path, tmp_path: Path) -> None:
@@ -136,7 +162,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(weights: Path, tmp_path: Path)
     card = json.loads(weights.with_suffix(".json").read_text())
     card["sha256"] = hashlib.sha256(spoiled.read_bytes()).hexdigest()
     spoiled.with_suffix(".json").write_text(json.dumps(card))
-    refuse(spoiled, tmp_path / "store/catsdogs.mar", "not SimpleCNN's state dict")
+    refuse(spoiled, tmp_path / "store/catsdogs.mar", "not written by this program")
     assert not (tmp_path / "ran").exists()
 
 
@@ -147,25 +173,26 @@ def test_each_release_raises_the_version(tmp_path: Path) -> None:
     assert next_version(card) == "1.10"
 
 
-def test_a_run_is_released_only_when_trained_and_evaluated(
-    weights: Path, params: object, tmp_path: Path
-) -> None:
+def test_a_run_is_released_only_when_trained_and_evaluated(weights: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     with pytest.raises(UsageError, match="train first"):
         release(run, tmp_path / "models/catsdogs.pt", None)
     shutil.copy(weights, run / "best.pt")
-    import yaml
-
     about = {
         "classes": ["cat", "dog"],
         "best": {"epoch": 3, "validation_accuracy": 0.9},
+        "index_sha256": "",
         "params": yaml.safe_load(Path("params.yaml").read_text())["train"],
     }
     (run / "run.json").write_text(json.dumps(about))
     with pytest.raises(UsageError, match="training evaluate"):
         release(run, tmp_path / "models/catsdogs.pt", None)
-    evaluation = {"temperature": 1.2, "threshold": 0.8, "test": {"accuracy": 0.9}}
+    evaluation = {"sha256": "x", "temperature": 1.2, "threshold": 0.8, "test": {"accuracy": 0.9}}
+    (run / "evaluation.json").write_text(json.dumps(evaluation))
+    with pytest.raises(UsageError, match="is of other weights"):
+        release(run, tmp_path / "models/catsdogs.pt", None)
+    evaluation["sha256"] = hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
     (run / "evaluation.json").write_text(json.dumps(evaluation))
     card = release(run, tmp_path / "models/catsdogs.pt", None)
     assert card["version"] == "1.0"

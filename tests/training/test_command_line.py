@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import REPOSITORY
 from training.__main__ import main
@@ -43,8 +44,9 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         ["evaluate", nowhere],
         ["release", nowhere, "--weights", tmp_path / "models/catsdogs.pt"],
         ["archive", "--weights", nowhere, "--output", tmp_path / "store/catsdogs.mar"],
-        ["predict", nowhere],
         ["predict", "tests/pictures/cat.jpg", "--weights", nowhere],
+        ["archive", "--output", "/dev/null/catsdogs.mar"],
+        ["archive", "--output", bad_params / "catsdogs.mar"],
     ):
         status = main([str(argument) for argument in arguments])
         output = capsys.readouterr()
@@ -60,20 +62,71 @@ def test_predict_answers_each_file_and_fails_when_one_is_no_photo(
 ) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("hello")
-    result = run("predict", "--weights", weights, "tests/pictures/cat.jpg", text)
+    renamed = tmp_path / "renamed.pt"
+    for path in (weights, weights.with_suffix(".json")):
+        renamed.with_suffix(path.suffix).symlink_to(path)
+    files = [tmp_path / "none.jpg", tmp_path, text, "tests/pictures/cat.jpg"]
+    result = run("predict", "--weights", renamed, *files)
     assert result.returncode == 2
     assert result.stdout.startswith("tests/pictures/cat.jpg: ")
-    assert result.stderr.startswith(f"{text}: not a photo")
-    result = run("predict", "--weights", weights, "tests/pictures/cat.jpg")
+    problems = ["none.jpg: can't be read", ": can't be read: Is a dir", "text.jpg: not a photo"]
+    for problem, line in zip(problems, result.stderr.splitlines(), strict=True):
+        assert problem in line
+    result = run("predict", "--weights", renamed, "tests/pictures/cat.jpg")
     assert result.returncode == 0
     assert result.stderr == ""
+
+
+def test_archive_and_predict_need_only_what_serves(weights: Path, tmp_path: Path) -> None:
+    lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    names = [line.split("==")[0] for line in lines if "==" in line]
+    modules = {"scikit-learn": "sklearn", "ImageHash": "imagehash"}
+    blocked = {modules.get(name, name): None for name in names}
+    program = f"import sys; sys.modules |= {blocked}; import training.__main__ as m; "
+    program += "sys.exit(m.main(sys.argv[1:]))"
+    for arguments in (
+        ["archive", "--weights", weights, "--output", tmp_path / "catsdogs.mar"],
+        ["predict", "--weights", weights, "tests/pictures/cat.jpg"],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            cwd=REPOSITORY, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_path: Path) -> None:
+    index, run_folder = tmp_path / "index", tmp_path / "runs/one"
+    params = tmp_path / "params.yaml"
+    numbers = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    numbers["train"] |= {"epochs": 3, "batch_size": 8}
+    params.write_text(yaml.safe_dump(numbers))
+    where = ["--index", str(index), "--params", str(params)]
+    assert run("prepare", "--data", photos, *where).returncode == 0
+    train = [sys.executable, "-m", "training", "train", "--run", str(run_folder), *where]
+    process = subprocess.Popen(train, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    while "epoch 2/3" not in (line := process.stderr.readline(200)):
+        assert line, "training ended before its second epoch"
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert f"train --run {run_folder} --resume" in rest
+    assert "Traceback" not in rest
+    resumed = run("train", "--run", run_folder, "--resume", *where)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "epoch 1/3" not in resumed.stderr
+    epochs = (run_folder / "history.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in epochs] == ["1", "2", "3"]
 
 
 @pytest.mark.slow
 def test_photos_become_an_archive_by_the_documented_commands(photos: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
-    text = (REPOSITORY / "params.yaml").read_text()
-    params.write_text(text.replace("epochs: 24", "epochs: 1"))
+    numbers = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
+    numbers["train"]["epochs"] = 1
+    params.write_text(yaml.safe_dump(numbers))
     index, run_folder, weights = (tmp_path / n for n in ("index", "runs/one", "models/catsdogs.pt"))
     where = ["--index", index, "--params", params]
     for arguments in (
@@ -88,4 +141,3 @@ def test_photos_become_an_archive_by_the_documented_commands(photos: Path, tmp_p
         assert result.returncode == 0, result.stderr
     assert (tmp_path / "store/catsdogs.mar").exists()
     assert (run_folder / "loss.png").exists()
-    shutil.rmtree(run_folder)

@@ -14,8 +14,9 @@ from PIL import Image
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
-from training.data import DOUBTFUL, Photo, Split, look_alikes, prepare, read_index, split_photos
+from training.data import DOUBTFUL, Split, prepare, read_index
 from training.params import Params, PrepareParams, UsageError
+from training.split import Photo, look_alikes, split_photos
 
 SPLIT = PrepareParams(
     seed=1, validation_share=0.1, test_share=0.1, minimum_side=16, look_alike_distance=2
@@ -112,6 +113,7 @@ def spoiled(photos: Path, tmp_path: Path) -> Path:
     shutil.copytree(photos, folder)
     (folder / "cat/text.jpg").write_text("not a photo")
     (folder / "cat/empty.jpg").touch()
+    (folder / "cat/dangling.jpg").symlink_to("nowhere")
     whole = (folder / "dog/1.jpg").read_bytes()
     (folder / "dog/cut.jpg").write_bytes(whole[: len(whole) // 2])
     Image.new("RGB", (20, 20), "red").save(folder / "dog/tiny.png")
@@ -128,8 +130,9 @@ def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
     with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
         reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert reasons.keys() == {
-        "cat/0.jpg", "cat/empty.jpg", "cat/text.jpg", "dog/cut.jpg", "dog/same.jpg", "dog/tiny.png"
-    }  # fmt: skip
+        *("cat/0.jpg", "cat/dangling.jpg", "cat/empty.jpg", "cat/text.jpg"),
+        *("dog/cut.jpg", "dog/same.jpg", "dog/tiny.png"),
+    }
     assert reasons["dog/same.jpg"] == reasons["cat/0.jpg"] == "same bytes under several labels"
     assert reasons["cat/text.jpg"].startswith("unreadable: not a photo")
     assert "truncated" in reasons["dog/cut.jpg"]
@@ -163,6 +166,33 @@ def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
     with pytest.raises(UsageError, match="run `python -m training prepare"):
         read_index(index)
+
+
+def test_prepare_replaces_nothing_but_an_earlier_index(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/precious").write_text("weights")
+    file = tmp_path / "file"
+    file.write_text("text")
+    for index in (tmp_path / "runs", file, photos, photos / "index"):
+        with pytest.raises(UsageError, match="name (a new folder|one outside it)"):
+            prepare(photos, index, params.prepare)
+    assert (tmp_path / "runs/precious").read_text() == "weights"
+    assert file.read_text() == "text"
+    assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
+
+
+def test_a_file_name_that_is_not_utf8_is_indexed(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    odd = b"\xff.jpg".decode(errors="surrogateescape")
+    made_photo("cat", 99).save(data / "cat/odd.jpg")
+    (data / "cat/odd.jpg").rename(data / "cat" / odd)
+    prepare(data, tmp_path / "index", params.prepare)
+    assert f"cat/{odd}" in {row.path for row in read_index(tmp_path / "index")}
 
 
 def test_pixels_that_do_not_fit_the_index_are_refused(index: Path, tmp_path: Path) -> None:

@@ -8,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from training.evaluate import certain_threshold, figures, fit_temperature, format_figures
+from training.evaluate import (
+    calibration_error,
+    certain_threshold,
+    figures,
+    fit_temperature,
+    format_figures,
+)
 
 
 def test_the_temperature_that_made_the_logits_is_found_again() -> None:
@@ -32,6 +38,13 @@ def test_the_threshold_is_the_lowest_that_keeps_the_accuracy(
     kept = {t: right[confidence >= t].mean() for t in np.unique(confidence)}
     enough = [t for t, share in kept.items() if share >= accuracy]
     assert threshold == (min(enough) if enough else 1.0)
+
+
+def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy() -> None:
+    confidence = np.repeat([0.65, 0.95], 100)
+    right = np.concatenate([np.arange(100) < 65, np.arange(100) < 75])
+    assert calibration_error(confidence, right) == pytest.approx((0 + 0.2) / 2)
+    assert calibration_error(np.ones(10), np.ones(10, bool)) == 0
 
 
 def test_figures_agree_with_counting_by_hand() -> None:

@@ -33,6 +33,27 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
         load_params(changed(tmp_path, "train", epochs=value))
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "value"),
+    [
+        ("train", "epochs", 0),
+        ("train", "batch_size", 0),
+        ("train", "warmup_share", 2.0),
+        ("train", "learning_rate", float("nan")),
+        ("train", "mean", [0.5, 0.5]),
+        ("train", "std", [0.0, 0.1, 0.1]),
+        ("train", "std", ["x", 0.1, 0.1]),
+        ("train", "loader_workers", -1),
+        ("prepare", "test_share", 2.0),
+    ],
+)
+def test_a_value_outside_its_range_is_refused(
+    tmp_path: Path, section: str, name: str, value: object
+) -> None:
+    with pytest.raises(UsageError, match=f"section {section}: {name} "):
+        load_params(changed(tmp_path, section, **{name: value}))
+
+
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text("prepare: {seed: 1}\ntrain: {}\nevaluate: {}\n")
@@ -43,7 +64,7 @@ def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
         load_params(path)
 
 
-@pytest.mark.parametrize("content", ["a: [", "just text"])
+@pytest.mark.parametrize("content", ["a: [", "just text", "3: 4", "\x00"])
 def test_what_is_no_mapping_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(content)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 import yaml
 
 from training import checkpoint
-from training.checkpoint import BEST, CHECKPOINT, HISTORY
-from training.data import Split, prepare
-from training.evaluate import EVALUATION, evaluate
+from training.checkpoint import BEST, CHECKPOINT, EVALUATION, HISTORY
+from training.data import INDEX, Split, prepare
+from training.evaluate import evaluate
 from training.model import SimpleCNN, load_network
 from training.params import Params, UsageError
-from training.train import augmentation, predict, train
+from training.train import augmentation, split_logits, train
+from training.weights import sha256_of
 
 
 def ignore(row: dict[str, float]) -> None:
@@ -40,7 +42,7 @@ def run(index: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -
 
 def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
     network = load_network(torch.load(run / BEST, weights_only=True), 2)
-    logits, labels = predict(network, Split(index, split), params.train)
+    logits, labels = split_logits(network, Split(index, split), params.train)
     return float((logits.argmax(dim=1) == labels).float().mean())
 
 
@@ -74,9 +76,7 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
     assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in whole["history"]]
 
 
-def test_a_crash_while_writing_leaves_the_last_checkpoint(
-    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
 
@@ -87,6 +87,22 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint(
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write_atomically(path, half)
     assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_checkpoint_is_written_last(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = []
+    monkeypatch.setattr(checkpoint, "write_atomically", lambda path, write: written.append(path))
+    history = [{"epoch": 1.0, "validation_accuracy": 0.5}]
+    model = SimpleCNN()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
+    params = checkpoint.read_run(run)[1]
+    training = checkpoint.Training(params, ["a", "b"], "", model, optimizer, schedule, history)
+    checkpoint.save_epoch(tmp_path, training)
+    assert written[-1] == tmp_path / CHECKPOINT
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
@@ -97,6 +113,12 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
     other = dataclasses.replace(params.train, learning_rate=0.5)
     with pytest.raises(UsageError, match="other parameters"):
         train(index, run, other, resume=True, tracker=nullcontext(ignore))
+    fewer = tmp_path / "index"
+    shutil.copytree(index, fewer)
+    text = (fewer / INDEX).read_text()
+    (fewer / INDEX).write_text(text.replace(",train", ",test", 1))
+    with pytest.raises(UsageError, match="other photos"):
+        train(fewer, run, params.train, resume=True, tracker=nullcontext(ignore))
     with pytest.raises(UsageError, match="start the run without --resume"):
         train(index, tmp_path / "none", params.train, resume=True, tracker=nullcontext(ignore))
 
@@ -144,6 +166,7 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns(CHECKPOINT))
     result = evaluate(index, copy, params.evaluate)
+    assert result["sha256"] == sha256_of(copy / BEST)
     test = result["test"]
     assert test["photos"] == sum(map(sum, test["confusion"])) == 8
     right = sum(test["confusion"][n][n] for n in range(2))
@@ -153,13 +176,16 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
     assert (copy / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_evaluation_needs_a_run_with_the_classes_of_the_index(
+def test_evaluation_needs_a_run_that_was_trained_on_the_index(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="train first"):
         evaluate(index, tmp_path, params.evaluate)
     torch.save(SimpleCNN(2).state_dict(), tmp_path / BEST)
-    about = (run / "run.json").read_text().replace('"cat"', '"ant"')
-    (tmp_path / "run.json").write_text(about)
-    with pytest.raises(UsageError, match="learned"):
+    about = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(about | {"index_sha256": "another"}))
+    with pytest.raises(UsageError, match="was trained on other photos"):
+        evaluate(index, tmp_path, params.evaluate)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"run\.json: needs best"):
         evaluate(index, tmp_path, params.evaluate)

@@ -1,0 +1,105 @@
+"""The released weights and the JSON file beside them: writing both, and checking them.
+
+python -m training release runs/train
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from handler.photo import SIDE
+from training.checkpoint import (
+    BEST,
+    EVALUATION,
+    load_torch,
+    one_line,
+    read_json,
+    read_run,
+    write_atomically,
+    write_json,
+)
+from training.model import State, load_network
+from training.params import UsageError
+
+CARD_KEYS = {
+    "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "sha256"
+}  # fmt: skip
+
+
+def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
+    """Write `weights` and, beside it, the JSON file that tells all about it; return the latter.
+
+    Without `version`, the last number of the released version goes up by one, from 1.0 on. Raises
+    UsageError when the run is not trained, or not evaluated since, or `version` is no version.
+    """
+    about, params, state = read_run(run)
+    if not (run / EVALUATION).exists():
+        raise UsageError(f"{run / EVALUATION}: missing; run `python -m training evaluate {run}`")
+    evaluation = read_json(run / EVALUATION, {"sha256", "temperature", "threshold", "test"})
+    sha256 = sha256_of(run / BEST)
+    if evaluation["sha256"] != sha256:
+        raise UsageError(f"{run / EVALUATION}: is of other weights; evaluate the run again")
+    check_state(run / BEST, state, len(about["classes"]))
+    card_file = weights.with_suffix(".json")
+    card = {
+        "version": check_version(version) if version is not None else next_version(card_file),
+        "classes": about["classes"],
+        "input_size": SIDE,
+        "mean": params.mean,
+        "std": params.std,
+        "temperature": evaluation["temperature"],
+        "threshold": evaluation["threshold"],
+        "sha256": sha256,
+        "figures": {"validation": about["best"], "test": evaluation["test"]},
+    }
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    content = (run / BEST).read_bytes()
+    write_atomically(weights, lambda path: path.write_bytes(content))
+    write_json(card_file, card)
+    return card
+
+
+def check_weights(weights: Path) -> dict[str, Any]:
+    """The JSON file beside `weights`, after checking the two against each other and the model.
+
+    Raises UsageError for a missing file, another sha256, or tensors that SimpleCNN doesn't take.
+    """
+    card_file = weights.with_suffix(".json")
+    for path in (weights, card_file):
+        if not path.is_file():
+            raise UsageError(f"{path}: missing; `python -m training release RUN` writes it")
+    card = read_json(card_file, CARD_KEYS)
+    if sha256_of(weights) != card["sha256"]:
+        raise UsageError(f"{weights}: its sha256 is not the one in {card_file}; release both again")
+    check_state(weights, load_torch(weights), len(card["classes"]))
+    return card
+
+
+def check_state(path: Path, state: State, classes: int) -> None:
+    """Raise UsageError, naming `path`, when SimpleCNN with `classes` classes can't take `state`."""
+    try:
+        load_network(state, classes)
+    except Exception as error:  # `state` may be anything that torch.save writes
+        raise UsageError(f"{path}: not SimpleCNN's state dict: {one_line(error)}") from error
+
+
+def check_version(version: str) -> str:
+    """`version`, as it may stand in a URL. Raises UsageError for anything but numbers and dots."""
+    if not re.fullmatch(r"\d+(\.\d+)*", version):
+        raise UsageError(f"version {version!r}: give numbers with dots between them, like 1.2")
+    return version
+
+
+def next_version(card_file: Path) -> str:
+    """The released version with its last number raised by one; 1.0 when nothing is released."""
+    if not card_file.exists():
+        return "1.0"
+    version = check_version(str(read_json(card_file, {"version"})["version"]))
+    return re.sub(r"\d+$", lambda number: str(int(number[0]) + 1), version)
+
+
+def sha256_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
