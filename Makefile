@@ -30,8 +30,9 @@ train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=run
 		"or go on: $(PY) -m training train --run $(RUN) --resume" >&2; exit 2; }
 	$(PY) -m training prepare --data "$(DATA)"
 	$(PY) -m training train --run "$(RUN)"
-	$(PY) -m training evaluate "$(RUN)"
-	@echo "Release it with: $(PY) -m training release $(RUN)"
+	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"
+	$(PY) -m training evaluate "$(RUN)-finetuned"
+	@echo "Release it with: $(PY) -m training release $(RUN)-finetuned"
 
 test: $(DEVELOP) $(ARCHIVE) ## the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"

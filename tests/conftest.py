@@ -34,7 +34,7 @@ def params() -> Params:
     """The repository's own parameters, but for a short training."""
     params = load_params(REPOSITORY / "params.yaml")
     train = dataclasses.replace(params.train, epochs=2, batch_size=8, loader_workers=0)
-    return dataclasses.replace(params, train=train)
+    return dataclasses.replace(params, train=train, finetune=train)
 
 
 @pytest.fixture(scope="session")

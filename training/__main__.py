@@ -47,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
     train.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    train.add_argument(
+        "--finetune", type=Path, metavar="RUN", help="go on from a finished run's best weights"
+    )
     train.add_argument("--no-mlflow", action="store_true", help="don't log the run to MLflow")
     evaluate = add("evaluate", run_evaluate, "calibrate a run and measure it on the test split")
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
@@ -77,16 +80,24 @@ def run_train(options: argparse.Namespace) -> None:
 
     from training.train import Tracker, train
 
-    params = load_params(options.params).train
+    sections = load_params(options.params)
+    params = sections.finetune if options.finetune else sections.train
     tracker: Tracker = nullcontext(lambda row: None)
     if not options.no_mlflow:
         from training.tracking import mlflow_tracker
 
         tracker = mlflow_tracker(options.run, params)
     try:
-        train(options.index, options.run, params, resume=options.resume, tracker=tracker)
+        train(
+            options.index,
+            options.run,
+            params,
+            resume=options.resume,
+            tracker=tracker,
+            start=options.finetune,
+        )
     except KeyboardInterrupt:
-        print(f"\ninterrupted; go on with: train --run {options.run} --resume", file=sys.stderr)
+        print(f"\n{options.run}: go on by the same command with --resume", file=sys.stderr)
         raise
 
 

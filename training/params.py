@@ -51,6 +51,7 @@ class EvaluateParams:
 class Params:
     prepare: PrepareParams
     train: TrainParams
+    finetune: TrainParams
     evaluate: EvaluateParams
 
 
@@ -95,6 +96,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     return Params(
         prepare=_section(sections, "prepare", PrepareParams, path),
         train=_section(sections, "train", TrainParams, path),
+        finetune=_section(sections, "finetune", TrainParams, path),
         evaluate=_section(sections, "evaluate", EvaluateParams, path),
     )
 

@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from handler.photo import SIDE
-from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
+from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams, UsageError
@@ -28,13 +28,22 @@ Log = Callable[[dict[str, float]], None]
 Tracker = AbstractContextManager[Log]
 
 
-def train(index: Path, run: Path, params: TrainParams, *, resume: bool, tracker: Tracker) -> None:
+def train(
+    index: Path,
+    run: Path,
+    params: TrainParams,
+    *,
+    resume: bool,
+    tracker: Tracker,
+    start: Path | None = None,
+) -> None:
     """Train for `params.epochs` epochs; write checkpoint, best weights and history into `run`.
 
-    `tracker` is entered when all checks have passed, and what it gives is called after each epoch
-    with its row of the history. Interrupted between two steps, nothing but the epoch in hand is
-    lost, and `resume` ends at the same weights as an uninterrupted run. Raises UsageError for a
-    run that exists (without `resume`), doesn't exist, or had other parameters or photos (with it).
+    The weights are random at first, or the best ones of the run `start`. `tracker` is entered
+    when all checks have passed, and what it gives is called after each epoch with its row of the
+    history. Interrupted between two steps, nothing but the epoch in hand is lost, and `resume`
+    ends at the same weights as an uninterrupted run. Raises UsageError for a run that exists
+    (without `resume`), doesn't exist, or had other parameters or photos (with it).
     """
     keep_freed_memory()
     training_split = Split(index, "train", augmentation(params))
@@ -42,7 +51,9 @@ def train(index: Path, run: Path, params: TrainParams, *, resume: bool, tracker:
     training = new_training(params, training_split)
     if resume:
         load_checkpoint(run, training)
-    elif (run / CHECKPOINT).exists():
+    elif start is not None:
+        start_from(start, training)
+    if not resume and (run / CHECKPOINT).exists():
         raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
     run.mkdir(parents=True, exist_ok=True)
     with tracker as log:
@@ -95,6 +106,17 @@ def new_training(params: TrainParams, split: Split) -> Training:
         pct_start=params.warmup_share,
     )
     return Training(params, split.classes, split.index_sha256, model, optimizer, schedule, [])
+
+
+def start_from(run: Path, training: Training) -> None:
+    """Give `training` the best weights of `run`.
+
+    Raises UsageError when it was trained on other photos: it may have learned this test split.
+    """
+    about, _, state = read_run(run)
+    if about["index_sha256"] != training.index_sha256:
+        raise UsageError(f"{run}: was trained on other photos or splits")
+    training.model.load_state_dict(state)
 
 
 def augmentation(params: TrainParams) -> v2.Compose:

@@ -112,7 +112,7 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"train --run {run_folder} --resume" in rest
+    assert f"{run_folder}: go on by the same command with --resume" in rest
     assert "Traceback" not in rest
     resumed = run("train", "--run", run_folder, "--resume", *where)
     assert resumed.returncode == 0, resumed.stderr
@@ -125,15 +125,18 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
 def test_photos_become_an_archive_by_the_documented_commands(photos: Path, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     numbers = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    numbers["train"]["epochs"] = 1
+    for section in ("train", "finetune"):
+        numbers[section]["epochs"] = 1
     params.write_text(yaml.safe_dump(numbers))
-    index, run_folder, weights = (tmp_path / n for n in ("index", "runs/one", "models/catsdogs.pt"))
+    index, run_folder, tuned = (tmp_path / name for name in ("index", "runs/one", "runs/tuned"))
+    weights = tmp_path / "models/catsdogs.pt"
     where = ["--index", index, "--params", params]
     for arguments in (
         ["prepare", "--data", photos, *where],
         ["train", "--run", run_folder, *where],
-        ["evaluate", run_folder, *where],
-        ["release", run_folder, "--weights", weights],
+        ["train", "--run", tuned, "--finetune", run_folder, *where],
+        ["evaluate", tuned, *where],
+        ["release", tuned, "--weights", weights],
         ["archive", "--weights", weights, "--output", tmp_path / "store/catsdogs.mar"],
         ["predict", "--weights", weights, photos / "cat/1.jpg"],
     ):
