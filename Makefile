@@ -26,8 +26,8 @@ stop: ## stop TorchServe
 	@.venv/bin/torchserve --stop --foreground
 
 train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
-	@test ! -e "$(RUN)/checkpoint.pt" || { echo "error: $(RUN) holds a run; name another (RUN=...)" \
-		"or go on: $(PY) -m training train --run $(RUN) --resume" >&2; exit 2; }
+	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \
+		echo "error: $$run holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }; done
 	$(PY) -m training prepare --data "$(DATA)"
 	$(PY) -m training train --run "$(RUN)"
 	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"

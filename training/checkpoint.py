@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from training.model import SimpleCNN, State, half_precision
-from training.params import TrainParams, UsageError
+from training.params import TrainParams, UsageError, one_line
 
 CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
@@ -108,11 +108,6 @@ def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or not keys <= content.keys():
         raise UsageError(f"{path}: needs {', '.join(sorted(keys))}")
     return content
-
-
-def one_line(error: Exception) -> str:
-    """The error's message on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:

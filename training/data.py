@@ -6,7 +6,6 @@ python -m training prepare --data FOLDER
 from __future__ import annotations
 
 import csv
-import hashlib
 import multiprocessing
 import os
 import shutil
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from handler.photo import SIDE, PhotoException, decode_photo, open_photo
 from training.params import PrepareParams, UsageError
 from training.split import SPLITS, Photo, split_photos
+from training.weights import sha256_of
 
 INDEX = "photos.csv"  # one row a photo
 DOUBTFUL = "doubtful.csv"  # what was left out, and why
@@ -82,7 +82,7 @@ def read_photos(
     data: Path, files: list[str], minimum_side: int, pixels: BinaryIO
 ) -> tuple[list[Photo], list[Doubtful]]:
     """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
-    digests = {path: _sha256(data / path) for path in files}
+    digests = {path: _digest(data / path) for path in files}
     labels_of_digest = defaultdict(set)
     for path, digest in digests.items():
         labels_of_digest[digest].add(label_of(path))
@@ -124,9 +124,9 @@ def list_files(data: Path) -> list[str]:
     return files
 
 
-def _sha256(file: Path) -> str:
+def _digest(file: Path) -> str:
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return sha256_of(file)
     except (OSError, MemoryError):
         return ""  # `_read_photo` tells the reason
 
@@ -153,7 +153,7 @@ class Split(Dataset[tuple[torch.Tensor, int]]):
         self, index: Path, split: str, transform: Callable[[torch.Tensor], Any] | None = None
     ) -> None:
         photos = read_index(index)
-        self.index_sha256 = _sha256(index / INDEX)
+        self.index_sha256 = sha256_of(index / INDEX)
         self.classes = sorted({photo.label for photo in photos})
         self.rows = [row for row, photo in enumerate(photos) if photo.split == split]
         self.photos = [photos[row] for row in self.rows]

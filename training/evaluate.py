@@ -18,10 +18,9 @@ from sklearn import metrics
 
 from training.checkpoint import BEST, EVALUATION, read_run, write_atomically, write_json
 from training.data import Split
-from training.model import load_network
 from training.params import EvaluateParams, UsageError
 from training.train import device, split_logits
-from training.weights import check_state, sha256_of
+from training.weights import checked_network, sha256_of
 
 CONFUSION = "confusion.png"
 
@@ -35,8 +34,7 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     validation, test = Split(index, "validation"), Split(index, "test")
     if about["index_sha256"] != test.index_sha256:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
-    check_state(run / BEST, state, len(test.classes))
-    network = load_network(state, len(test.classes)).to(device())
+    network = checked_network(run / BEST, state, len(test.classes)).to(device())
     logits, labels = split_logits(network, validation, train_params, exact=True)
     temperature = fit_temperature(logits, labels)
     threshold = certain_threshold(

@@ -13,6 +13,11 @@ class UsageError(Exception):
     """Something the user gave is wrong; the message names it and the remedy."""
 
 
+def one_line(error: Exception) -> str:
+    """The error's message on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 @dataclass(frozen=True)
 class PrepareParams:
     seed: int
@@ -91,7 +96,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         sections = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: can't be read: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
     _check_keys(sections, Params, str(path))
     return Params(
         prepare=_section(sections, "prepare", PrepareParams, path),

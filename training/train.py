@@ -51,10 +51,10 @@ def train(
     training = new_training(params, training_split)
     if resume:
         load_checkpoint(run, training)
+    elif (run / CHECKPOINT).exists():
+        raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
     elif start is not None:
         start_from(start, training)
-    if not resume and (run / CHECKPOINT).exists():
-        raise UsageError(f"{run}: holds a run already; continue it with --resume or name another")
     run.mkdir(parents=True, exist_ok=True)
     with tracker as log:
         for epoch in range(len(training.history), params.epochs):

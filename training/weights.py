@@ -15,14 +15,13 @@ from training.checkpoint import (
     BEST,
     EVALUATION,
     load_torch,
-    one_line,
     read_json,
     read_run,
     write_atomically,
     write_json,
 )
-from training.model import State, load_network
-from training.params import UsageError
+from training.model import SimpleCNN, State, load_network
+from training.params import UsageError, one_line
 
 CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "sha256"
@@ -42,7 +41,7 @@ def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
     sha256 = sha256_of(run / BEST)
     if evaluation["sha256"] != sha256:
         raise UsageError(f"{run / EVALUATION}: is of other weights; evaluate the run again")
-    check_state(run / BEST, state, len(about["classes"]))
+    checked_network(run / BEST, state, len(about["classes"]))
     card_file = weights.with_suffix(".json")
     card = {
         "version": check_version(version) if version is not None else next_version(card_file),
@@ -74,14 +73,17 @@ def check_weights(weights: Path) -> dict[str, Any]:
     card = read_json(card_file, CARD_KEYS)
     if sha256_of(weights) != card["sha256"]:
         raise UsageError(f"{weights}: its sha256 is not the one in {card_file}; release both again")
-    check_state(weights, load_torch(weights), len(card["classes"]))
+    checked_network(weights, load_torch(weights), len(card["classes"]))
     return card
 
 
-def check_state(path: Path, state: State, classes: int) -> None:
-    """Raise UsageError, naming `path`, when SimpleCNN with `classes` classes can't take `state`."""
+def checked_network(path: Path, state: State, classes: int) -> SimpleCNN:
+    """The network with the weights `state`, read from `path`, in evaluation mode.
+
+    Raises UsageError, naming `path`, when SimpleCNN with `classes` classes can't take them.
+    """
     try:
-        load_network(state, classes)
+        return load_network(state, classes)
     except Exception as error:  # `state` may be anything that torch.save writes
         raise UsageError(f"{path}: not SimpleCNN's state dict: {one_line(error)}") from error
 
