@@ -82,7 +82,7 @@ def decode_photo(data: bytes) -> np.ndarray:
         photo.load()
         if photo.format == "PNG" and PNG_END not in data:  # Pillow overlooks its loss
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
-        turn = _UPRIGHT.get(_orientation(photo))
+        turn = _UPRIGHT.get(orientation(photo))
         photo = _to_rgb_or_rgba(photo)
         # Squashed, not cropped: most training photos come squashed, and a crop cuts off ears.
         photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
@@ -148,7 +148,7 @@ def _check_size(photo: Image.Image) -> None:
         )
 
 
-def _orientation(photo: Image.Image) -> int:
+def orientation(photo: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data can't be read."""
     try:
         return int(photo.getexif().get(ExifTags.Base.Orientation, 1))

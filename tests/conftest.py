@@ -31,10 +31,20 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The repository's own parameters, but for a short training."""
+    """The repository's own parameters, but for a short training without a teacher."""
     params = load_params(REPOSITORY / "params.yaml")
-    train = dataclasses.replace(params.train, epochs=2, batch_size=8, loader_workers=0)
-    return dataclasses.replace(params, train=train, finetune=train)
+    train = dataclasses.replace(
+        params.train,
+        excluded="",
+        epochs=3,
+        small_epochs=1,
+        batch_size=8,
+        mixup=0.2,
+        teacher_labels=0.0,
+        teacher_maps=0.0,
+        teacher_features=0.0,
+    )
+    return dataclasses.replace(params, train=train)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 
 import pytest
@@ -15,7 +14,9 @@ def test_the_readme_names_only_targets_and_files_that_exist() -> None:
     makefile = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"\bmake ([a-z-]+)", README):
         assert f"\n{target}:" in makefile, target
-    for path in re.findall(r"`((?:handler|training|models|tools|tests)/[\w./-]*)`", README):
+    for path in re.findall(
+        r"`((?:benchmarks|docs|handler|training|models|tools|tests)/[\w./-]*)`", README
+    ):
         assert (REPOSITORY / path).exists(), path
 
 
@@ -32,17 +33,3 @@ def test_the_readme_gives_only_options_that_the_commands_know(
         explained = capsys.readouterr().out
         for option in re.findall(r"--[a-z]+", options):
             assert option in explained, (command, option)
-
-
-def test_the_readme_gives_the_released_figures() -> None:
-    card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
-    test = card["figures"]["test"]
-    text = " ".join(README.split())
-    assert f"Version {card['version']}, on the {test['photos']:,} photos" in text
-    assert f"**{test['accuracy']:.1%}** accuracy" in text
-    for name, row in test["classes"].items():
-        precision, recall, f1 = (f"{row[figure]:.1%}" for figure in ("precision", "recall", "f1"))
-        assert f"| {name} | {precision} | {recall} | {f1} | {row['photos']:,} |" in text
-    certain = f"about {test['certain_share']:.1%} of them, and is then right in "
-    assert f"{certain}{test['certain_accuracy']:.1%};" in text
-    assert f"accuracy is {test['calibration_error']:.1%}." in text

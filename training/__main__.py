@@ -1,4 +1,4 @@
-"""The command line: python -m training prepare|train|evaluate|release|archive|predict."""
+"""The command line: python -m training prepare|teach|train|evaluate|release|archive|predict."""
 
 from __future__ import annotations
 
@@ -43,12 +43,20 @@ def parser() -> argparse.ArgumentParser:
         )
 
     prepare = add("prepare", run_prepare, "index, check, split and decode a folder of photos")
-    path(prepare, "--data", "data/photos", "folder with one folder of photos for each class")
+    prepare.add_argument(
+        "--data",
+        type=Path,
+        help="folder with one folder of photos for each class (default: data.folder of --params)",
+    )
+    teach = add("teach", run_teach, "learn what a public network sees in the training photos")
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
-    train.add_argument("--resume", action="store_true", help="continue an interrupted run")
-    train.add_argument(
-        "--finetune", type=Path, metavar="RUN", help="go on from a finished run's best weights"
+    again = train.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="continue an interrupted run")
+    again.add_argument(
+        "--resume-or-replace",
+        action="store_true",
+        help="continue it, or start anew where its parameters or photos were others",
     )
     train.add_argument("--no-mlflow", action="store_true", help="don't log the run to MLflow")
     evaluate = add("evaluate", run_evaluate, "calibrate a run and measure it on the test split")
@@ -58,10 +66,14 @@ def parser() -> argparse.ArgumentParser:
     release.add_argument("--version", help="default: the released one, its last number raised")
     archive = add("archive", run_archive, "bundle weights and handler for TorchServe")
     archive.add_argument("--version", help="default: the version in the JSON file of the weights")
+    path(release, "--model-card", "docs/MODEL_CARD.md", "model card to write")
+    path(release, "--readme", "README.md", "file whose figures are renewed")
     path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
     predict = add("predict", run_predict, "classify photos without a server")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    for sub in (prepare, train, evaluate):
+    for sub in (teach, train):
+        path(sub, "--lesson", "runs/lesson", "folder that `teach` writes")
+    for sub in (prepare, teach, train, evaluate):
         path(sub, "--index", "runs/index", "folder that `prepare` writes")
         path(sub, "--params", "params.yaml", "file with the numbers")
     for sub in (release, archive, predict):
@@ -72,7 +84,15 @@ def parser() -> argparse.ArgumentParser:
 def run_prepare(options: argparse.Namespace) -> None:
     from training.data import prepare
 
-    prepare(options.data, options.index, load_params(options.params).prepare)
+    params = load_params(options.params)
+    prepare(options.data or Path(params.data.folder), options.index, params.prepare)
+
+
+def run_teach(options: argparse.Namespace) -> None:
+    from training.teacher import DISPUTED, teach
+
+    disputed = teach(options.index, options.lesson, load_params(options.params).teach)
+    print(f"{disputed} disputed labels, listed in {options.lesson / DISPUTED}")
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -80,21 +100,21 @@ def run_train(options: argparse.Namespace) -> None:
 
     from training.train import Tracker, train
 
-    sections = load_params(options.params)
-    params = sections.finetune if options.finetune else sections.train
+    params = load_params(options.params).train
     tracker: Tracker = nullcontext(lambda row: None)
     if not options.no_mlflow:
         from training.tracking import mlflow_tracker
 
-        tracker = mlflow_tracker(options.run, params)
+        tracker = mlflow_tracker(options.run, options.index, params)
     try:
         train(
             options.index,
             options.run,
             params,
-            resume=options.resume,
+            lesson=options.lesson,
+            resume=options.resume or options.resume_or_replace,
+            replace=options.resume_or_replace,
             tracker=tracker,
-            start=options.finetune,
         )
     except KeyboardInterrupt:
         print(f"\n{options.run}: go on by the same command with --resume", file=sys.stderr)
@@ -104,14 +124,17 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate, format_figures
 
-    result = evaluate(options.index, options.run, load_params(options.params).evaluate)
-    print(format_figures(result["test"]))
+    card = evaluate(options.index, options.run, load_params(options.params).evaluate)
+    print(format_figures(card["figures"]["test"]))
 
 
 def run_release(options: argparse.Namespace) -> None:
+    from training.card import FIGURES, summary, write_between_marks, write_model_card
     from training.weights import release
 
     card = release(options.run, options.weights, options.version)
+    write_model_card(card, options.model_card)
+    write_between_marks(options.readme, FIGURES, summary(card))
     print(f"{options.weights}: version {card['version']}")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams, UsageError, one_line
@@ -19,7 +21,7 @@ CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished ep
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
 RUN_FILE = "run.json"  # classes, index, parameters and the best epoch
 HISTORY = "history.csv"  # one row an epoch
-EVALUATION = "evaluation.json"  # temperature, threshold and figures of the best weights
+CARD = "best.json"  # what is released beside the best weights; `evaluate` writes it
 
 
 @dataclass
@@ -28,8 +30,11 @@ class Training:
 
     params: TrainParams
     classes: list[str]
-    index_sha256: str  # of photos.csv: a run never goes on with other photos or splits
+    photos: int  # in the training split
+    photos_sha256: str  # a run never goes on with other photos or splits
     model: SimpleCNN
+    pupil: nn.ModuleDict  # from the model's maps and embedding to what the teacher sees
+    average: AveragedModel  # of the model's weights: what is validated and released
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]
@@ -39,17 +44,21 @@ def save_epoch(run: Path, training: Training) -> None:
     """Write the files of a finished epoch, the checkpoint last: it is what counts on resume."""
     best = max(training.history, key=lambda row: row["validation_accuracy"])
     if best is training.history[-1]:
-        state = half_precision(training.model.state_dict())
+        state = half_precision(training.average.module.state_dict())
         write_atomically(run / BEST, lambda path: torch.save(state, path))
     made_with = {
         "params": asdict(training.params),
         "classes": training.classes,
-        "index_sha256": training.index_sha256,
+        "photos": training.photos,
+        "photos_sha256": training.photos_sha256,
     }
-    write_json(run / RUN_FILE, made_with | {"best": best})
+    seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
+    write_json(run / RUN_FILE, made_with | {"seconds": seconds, "best": best})
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
     checkpoint = made_with | {
         "model": training.model.state_dict(),
+        "pupil": training.pupil.state_dict(),
+        "average": training.average.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
         "history": training.history,
@@ -68,9 +77,11 @@ def load_checkpoint(run: Path, training: Training) -> None:
     checkpoint = load_torch(path)
     if checkpoint["params"] != asdict(training.params):
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
-    if checkpoint["index_sha256"] != training.index_sha256:
+    if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
     training.model.load_state_dict(checkpoint["model"])
+    training.pupil.load_state_dict(checkpoint["pupil"])
+    training.average.load_state_dict(checkpoint["average"])
     training.optimizer.load_state_dict(checkpoint["optimizer"])
     training.schedule.load_state_dict(checkpoint["schedule"])
     training.history = checkpoint["history"]
@@ -84,8 +95,12 @@ def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:
     for name in (RUN_FILE, BEST):
         if not (run / name).is_file():
             raise UsageError(f"{run / name}: missing; train first: python -m training train")
-    about = read_json(run / RUN_FILE, {"params", "classes", "index_sha256", "best"})
-    return about, TrainParams(**about["params"]), load_torch(run / BEST)
+    about = read_json(run / RUN_FILE, {"params", "classes", "photos_sha256", "best"})
+    try:
+        params = TrainParams(**about["params"])
+    except TypeError as error:
+        raise UsageError(f"{run / RUN_FILE}: of another version: {one_line(error)}") from error
+    return about, params, load_torch(run / BEST)
 
 
 def load_torch(path: Path) -> Any:

@@ -6,11 +6,12 @@ python -m training prepare --data FOLDER
 from __future__ import annotations
 
 import csv
+import hashlib
 import multiprocessing
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -20,10 +21,9 @@ import imagehash
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from handler.photo import SIDE, PhotoException, decode_photo, open_photo
+from handler.photo import SIDE, PhotoException, decode_photo, open_photo, orientation
 from training.params import PrepareParams, UsageError
 from training.split import SPLITS, Photo, split_photos
 from training.weights import sha256_of
@@ -60,8 +60,8 @@ def prepare(data: Path, index: Path, params: PrepareParams) -> None:
         if empty := {label_of(path) for path in files} - {photo.label for photo in photos}:
             raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
         photos = split_photos(photos, params)
-        _write_csv(staging / INDEX, Photo, photos)
-        _write_csv(staging / DOUBTFUL, Doubtful, doubtful)
+        write_csv(staging / INDEX, Photo, photos)
+        write_csv(staging / DOUBTFUL, Doubtful, doubtful)
         shutil.rmtree(index, ignore_errors=True)
         staging.rename(index)
     finally:
@@ -97,8 +97,8 @@ def read_photos(
             elif len(labels_of_digest[digest]) > 1:
                 doubtful.append(Doubtful(path, label, "same bytes under several labels"))
             else:
-                size, width, height, hash64, decoded = result
-                photos.append(Photo(path, label, size, width, height, digest, hash64, ""))
+                size, width, height, turned, hash64, decoded = result
+                photos.append(Photo(path, label, size, width, height, digest, turned, hash64, ""))
                 pixels.write(decoded)
     return photos, doubtful
 
@@ -131,31 +131,36 @@ def _digest(file: Path) -> str:
         return ""  # `_read_photo` tells the reason
 
 
-def _read_photo(data: Path, minimum_side: int, path: str) -> str | tuple[int, int, int, str, bytes]:
-    """Bytes, width, height, perceptual hash and pixels of a photo; or why it is left out."""
+def _read_photo(
+    data: Path, minimum_side: int, path: str
+) -> str | tuple[int, int, int, int, str, bytes]:
+    """Bytes, width, height, orientation, perceptual hash and pixels, or why it is left out."""
     try:
         content = (data / path).read_bytes()
         with open_photo(content) as photo:
             width, height = photo.size
+            turned = orientation(photo)
         pixels = decode_photo(content)
     except (OSError, MemoryError, PhotoException) as error:
         return f"unreadable: {error or type(error).__name__}"
     if min(width, height) < minimum_side:
         return f"tiny: {width}x{height} pixels"
     hash64 = str(imagehash.phash(Image.fromarray(pixels)))
-    return len(content), width, height, hash64, pixels.tobytes()
+    return len(content), width, height, turned, hash64, pixels.tobytes()
 
 
-class Split(Dataset[tuple[torch.Tensor, int]]):
-    """The photos of one split as (uint8 tensor (3, 224, 224), class number)."""
+class Split:
+    """The photos of one split, but for the `excluded` paths, with their class numbers."""
 
-    def __init__(
-        self, index: Path, split: str, transform: Callable[[torch.Tensor], Any] | None = None
-    ) -> None:
+    def __init__(self, index: Path, split: str, excluded: Collection[str] = ()) -> None:
         photos = read_index(index)
-        self.index_sha256 = sha256_of(index / INDEX)
+        self.photos_sha256 = photos_sha256(photos)
         self.classes = sorted({photo.label for photo in photos})
-        self.rows = [row for row, photo in enumerate(photos) if photo.split == split]
+        self.rows = [
+            row
+            for row, photo in enumerate(photos)
+            if photo.split == split and photo.path not in excluded
+        ]
         self.photos = [photos[row] for row in self.rows]
         self.labels = [self.classes.index(photo.label) for photo in self.photos]
         if not self.rows:
@@ -164,14 +169,25 @@ class Split(Dataset[tuple[torch.Tensor, int]]):
         if not (index / PIXELS).exists() or (index / PIXELS).stat().st_size != np.prod(shape):
             raise UsageError(f"{index / PIXELS}: doesn't fit {INDEX}; run `prepare` again")
         self.pixels = np.memmap(index / PIXELS, dtype=np.uint8, mode="r", shape=shape)
-        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
-        pixels = torch.from_numpy(self.pixels[self.rows[number]].copy()).permute(2, 0, 1)
-        return self.transform(pixels) if self.transform else pixels, self.labels[number]
+    def pixel_batch(self, numbers: Sequence[int]) -> torch.Tensor:
+        """The photos of these numbers as uint8 (N, 3, 224, 224)."""
+        pixels = self.pixels[[self.rows[number] for number in numbers]]
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def batches(self, size: int) -> Iterator[torch.Tensor]:
+        """All photos in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.pixel_batch(range(start, min(start + size, len(self))))
+
+
+def photos_sha256(photos: Iterable[Photo]) -> str:
+    """A digest of which photos there are, with their labels and splits."""
+    lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in photos)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def read_index(index: Path) -> list[Photo]:
@@ -182,13 +198,13 @@ def read_index(index: Path) -> list[Photo]:
     try:
         with path.open(newline="", errors=FILE_NAMES) as file:
             rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        numbers = ("bytes", "width", "height")
+        numbers = ("bytes", "width", "height", "orientation")
         return [Photo(**row | {name: int(row[name]) for name in numbers}) for row in rows]
     except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise UsageError(f"{path}: no index of photos ({error}); run `prepare` again") from error
 
 
-def _write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
+def write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
     with path.open("w", newline="", errors=FILE_NAMES) as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(kind))

@@ -1,130 +1,161 @@
 """Calibrate a run on the validation split, then measure it on the test split.
 
 python -m training evaluate runs/train
+
+Meant for a run that is to be released: while parameters are being chosen, compare runs by the
+validation accuracy that `train` prints, so that the test split stays unseen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
-from scipy.optimize import minimize_scalar
-from sklearn import metrics
 
-from training.checkpoint import BEST, EVALUATION, read_run, write_atomically, write_json
+from handler.photo import SIDE
+from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
 from training.data import Split
-from training.params import EvaluateParams, UsageError
-from training.train import device, split_logits
+from training.epoch import split_logits
+from training.figures import (
+    accuracy_of,
+    agreement,
+    calibration,
+    certain_threshold,
+    confidences,
+    figures,
+    fit_temperature,
+    reliability,
+)
+from training.hardware import device
+from training.model import half_precision, load_network
+from training.not_pets import not_pets
+from training.params import EvaluateParams, TrainParams, UsageError
+from training.plots import plot_confusion, plot_reliability
+from training.predict import load_handler
 from training.weights import checked_network, sha256_of
 
-CONFUSION = "confusion.png"
+METRICS = "metrics.json"  # the chief numbers of best.json
+UNRELEASED = "0.0"  # the version of weights that are not released
 
 
 def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
-    """Write evaluation.json and confusion.png into `run` and return what the first one holds.
+    """Write best.json, metrics.json and two plots into `run`; return what the first holds.
 
     Raises UsageError when the run has no weights or was trained on other photos than the index.
     """
     about, train_params, state = read_run(run)
     validation, test = Split(index, "validation"), Split(index, "test")
-    if about["index_sha256"] != test.index_sha256:
+    if about["photos_sha256"] != test.photos_sha256:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
     network = checked_network(run / BEST, state, len(test.classes)).to(device())
+
     logits, labels = split_logits(network, validation, train_params, exact=True)
     temperature = fit_temperature(logits, labels)
-    threshold = certain_threshold(
-        *confidences(logits / temperature, labels), params.certain_accuracy
-    )
+    calibrated = logits / temperature
+    threshold = certain_threshold(*confidences(calibrated, labels), params.certain_accuracy)
+    measured: dict[str, Any] = {
+        "validation": figures(calibrated, labels, test.classes, threshold),
+        "half_precision": half_precision_cost(run, validation, train_params),
+    }
+
     logits, labels = split_logits(network, test, train_params, exact=True)
-    result: dict[str, Any] = {
-        "sha256": sha256_of(run / BEST),
+    calibrated = logits / temperature
+    right = confidences(calibrated, labels)[1]
+    measured |= {
+        "test": figures(calibrated, labels, test.classes, threshold),
+        "uncalibrated": calibration(logits, labels),
+        "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
+    }
+    card: dict[str, Any] = {
+        "version": UNRELEASED,
+        "classes": about["classes"],
+        "input_size": SIDE,
+        "mean": train_params.mean,
+        "std": train_params.std,
         "temperature": temperature,
         "threshold": threshold,
-        "test": figures(logits / temperature, labels, test.classes, threshold),
+        "sha256": sha256_of(run / BEST),
     }
-    write_json(run / EVALUATION, result)
-    plot_confusion(result["test"]["confusion"], test.classes, run / CONFUSION)
-    return result
-
-
-def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The T that minimises the cross-entropy of softmax(logits / T); Guo and others 2017."""
-
-    def loss(log_temperature: float) -> float:
-        return F.cross_entropy(logits / np.exp(log_temperature), labels).item()
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
-def confidences(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The highest probability of each photo, and whether its class is right; both (N,)."""
-    confidence, predicted = F.softmax(logits, dim=1).max(dim=1)
-    return confidence.numpy(), (predicted == labels).numpy()
-
-
-def certain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:
-    """The lowest confidence at and above which at least `accuracy` of the photos are right.
-
-    1.0 when there is none.
-    """
-    order = np.argsort(-confidence, kind="stable")
-    so_far = np.cumsum(right[order]) / np.arange(1, len(right) + 1)
-    # Photos of equal confidence stand or fall together: only the last of each can be the cut.
-    last = np.append(np.diff(confidence[order]) != 0, True)
-    enough = np.flatnonzero((so_far >= accuracy) & last)
-    return float(confidence[order][enough[-1]]) if len(enough) else 1.0
-
-
-def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
-    """Mean distance of confidence from accuracy over equally wide bins; Guo and others 2017."""
-    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = [abs((confidence - right)[bin_of == n].sum()) for n in range(bins)]
-    return float(sum(gaps) / len(right))
-
-
-def figures(
-    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], threshold: float
-) -> dict[str, Any]:
-    """Accuracy, precision, recall, F1, confusion matrix (rows true, columns predicted) and more."""
-    predicted = logits.argmax(dim=1)
-    confidence, right = confidences(logits, labels)
-    certain = confidence >= threshold
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0
-    )
-    return {
-        "photos": len(labels),
-        "accuracy": float(right.mean()),
-        "cross_entropy": F.cross_entropy(logits, labels).item(),
-        "calibration_error": calibration_error(confidence, right),
-        "certain_share": float(certain.mean()),
-        "certain_accuracy": float(right[certain].mean()) if certain.any() else None,
-        "classes": {
-            name: {
-                "precision": float(precision[number]),
-                "recall": float(recall[number]),
-                "f1": float(f1[number]),
-                "photos": int(support[number]),
-            }
-            for number, name in enumerate(classes)
+    handler, _ = load_handler(run / BEST, card)
+    served = handler.infer(list(test.pixels[test.rows]))
+    measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy())
+    measured["not_a_pet"] = not_a_pet(handler.infer, threshold)
+    card |= {"figures": measured, "training": about}
+    write_json(run / CARD, card)
+    write_json(run / METRICS, chief_figures(card))
+    plot_confusion(measured["test"]["confusion"], test.classes, run / "confusion.png")
+    plot_reliability(
+        {
+            "as trained": reliability(*confidences(logits, labels)),
+            "with temperature": reliability(*confidences(calibrated, labels)),
         },
-        "confusion": metrics.confusion_matrix(
-            labels, predicted, labels=range(len(classes))
-        ).tolist(),
+        run / "reliability.png",
+    )
+    return card
+
+
+def half_precision_cost(run: Path, split: Split, params: TrainParams) -> dict[str, Any] | None:
+    """The last epoch's averaged weights in half precision against the same in float32.
+
+    None for a run without its checkpoint, which alone has them in float32.
+    """
+    if not (run / CHECKPOINT).is_file():
+        return None
+    average = {
+        name.removeprefix("module."): tensor
+        for name, tensor in load_torch(run / CHECKPOINT)["average"].items()
+        if name.startswith("module.")
+    }
+    probabilities, accuracy = [], []
+    for state in (half_precision(average), average):
+        network = load_network(state, len(split.classes)).to(device())
+        logits, labels = split_logits(network, split, params, exact=True)
+        probabilities.append(F.softmax(logits, dim=1).numpy())
+        accuracy.append(float((logits.argmax(1) == labels).float().mean()))
+    return agreement(*probabilities) | {"accuracy": accuracy[0], "accuracy_float32": accuracy[1]}
+
+
+def slices(split: Split) -> dict[str, np.ndarray]:
+    """Masks (N,) of the photos on which such networks are known to be worse."""
+    photos = split.photos
+    sides = np.array([(photo.width, photo.height) for photo in photos])
+    means = np.array([split.pixels[row].mean((0, 1)) for row in split.rows])
+    spread = [np.ptp(split.pixels[row].astype(np.int16), axis=2).mean() for row in split.rows]
+    return {
+        "short side under 100 pixels": sides.min(1) < 100,
+        "short side of 250 pixels and more": sides.min(1) >= 250,
+        "one side twice the other and more": sides.max(1) >= 2 * sides.min(1),
+        "dark (mean brightness under 60 of 255)": means.mean(1) < 60,
+        "grey-looking (channels under 8 of 255 apart)": np.array(spread) < 8,
+        "turned by EXIF": np.array([photo.orientation != 1 for photo in photos]),
     }
 
 
-def plot_confusion(confusion: list[list[int]], classes: Sequence[str], picture: Path) -> None:
-    """Draw the confusion matrix into `picture`."""
-    figure = Figure(figsize=(4, 4), layout="constrained")
-    display = metrics.ConfusionMatrixDisplay(np.array(confusion), display_labels=classes)
-    display.plot(ax=figure.subplots(), colorbar=False, cmap="Blues")
-    write_atomically(picture, lambda path: figure.savefig(path, dpi=100, format="png"))
+def not_a_pet(infer: Any, threshold: float) -> dict[str, Any]:
+    """How many pictures that show no pet the model is certain about, by group and in all."""
+    groups = defaultdict(list)
+    for group, picture in not_pets():
+        groups[group].append(picture)
+    certain = {
+        group: infer(pictures).max(axis=1) >= threshold for group, pictures in groups.items()
+    }
+    certain["all"] = np.concatenate(list(certain.values()))
+    return {
+        group: {"pictures": len(mask), "certain_share": float(mask.mean())}
+        for group, mask in certain.items()
+    }
+
+
+def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of a card that one compares between runs."""
+    measured = card["figures"]
+    names = ("accuracy", "roc_auc", "cross_entropy", "calibration_error", "certain_share")
+    return {
+        split: {name: measured[split][name] for name in names} for split in ("validation", "test")
+    } | {"not_a_pet_certain_share": measured["not_a_pet"]["all"]["certain_share"]}
 
 
 def format_figures(test: dict[str, Any]) -> str:

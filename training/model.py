@@ -38,16 +38,21 @@ class SimpleCNN(nn.Module):
         self.fc3 = nn.Linear(128, classes)
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc3(self.dropout(self.embed(self.maps(photos))))
+        return logits
+
+    def maps(self, photos: torch.Tensor) -> torch.Tensor:
+        """What the convolutions make of photos: (N, 256, 14, 14)."""
         # Pooling before ReLU gives the same numbers (both are monotonic), and ReLU then has a
         # quarter of the work: training runs a fifth faster.
         x = F.relu(self.pool(self.bn1(self.conv1(photos))))
         x = F.relu(self.pool(self.bn2(self.conv2(x))))
         x = F.relu(self.pool(self.bn3(self.conv3(x))))
-        x = F.relu(self.pool(self.bn4(self.conv4(x))))
-        x = self.dropout(F.relu(self.fc1(x.flatten(1))))
-        x = self.dropout(F.relu(self.fc2(x)))
-        logits: torch.Tensor = self.fc3(x)
-        return logits
+        return F.relu(self.pool(self.bn4(self.conv4(x))))
+
+    def embed(self, maps: torch.Tensor) -> torch.Tensor:
+        """What the linear layers make of the maps, but for the last: (N, 128)."""
+        return F.relu(self.fc2(self.dropout(F.relu(self.fc1(maps.flatten(1))))))
 
 
 class Classifier(nn.Module):

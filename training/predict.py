@@ -5,6 +5,7 @@ python -m training predict tests/pictures/cat.jpg
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,10 +23,23 @@ def predict(files: Sequence[Path], weights: Path) -> Iterator[tuple[Path, dict[s
 
     A file that can't be read has an error too. Raises UsageError when the weights don't fit.
     """
-    card = check_weights(weights)
+    handler, context = load_handler(weights, check_weights(weights))
+    for file in files:
+        try:
+            content = file.read_bytes()
+        except OSError as error:
+            yield file, {"message": f"can't be read: {error.strerror}"}
+            continue
+        context.request_processor = [RequestProcessor({})]
+        (answer,) = handler.handle([{"body": content}], context)
+        yield file, answer
+
+
+def load_handler(weights: Path, card: dict[str, Any]) -> tuple[CatsDogsHandler, Context]:
+    """The handler with these weights and their description, as a worker on the CPU has it."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in (weights, weights.with_suffix(".json")):
-            Path(folder, f"{MODEL_NAME}{path.suffix}").symlink_to(path.resolve())
+        Path(folder, f"{MODEL_NAME}.pt").symlink_to(weights.resolve())
+        Path(folder, f"{MODEL_NAME}.json").write_text(json.dumps(card))
         context = Context(
             model_name=MODEL_NAME,
             model_dir=folder,
@@ -36,12 +50,4 @@ def predict(files: Sequence[Path], weights: Path) -> Iterator[tuple[Path, dict[s
         )
         handler = CatsDogsHandler()
         handler.initialize(context)
-    for file in files:
-        try:
-            content = file.read_bytes()
-        except OSError as error:
-            yield file, {"message": f"can't be read: {error.strerror}"}
-            continue
-        context.request_processor = [RequestProcessor({})]
-        (answer,) = handler.handle([{"body": content}], context)
-        yield file, answer
+    return handler, context

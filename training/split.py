@@ -25,6 +25,7 @@ class Photo:
     width: int
     height: int
     sha256: str
+    orientation: int  # of EXIF, 1 to 8; 1 is upright
     perceptual_hash: str  # 64 bits in hexadecimal
     split: str
 

@@ -1,33 +1,46 @@
-"""MLflow at the edge of training: parameters, metrics and the loss curve of a run."""
+"""MLflow at the edge of training: what a run was made with, how it went and what came of it."""
 
 from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells of each table it makes
 
 import mlflow
 import numpy as np
-from matplotlib.figure import Figure
+import torch
+import torch.nn.functional as F
 
-from training.checkpoint import HISTORY
+from training.checkpoint import BEST, HISTORY, read_run
+from training.data import Split
+from training.epoch import split_logits
+from training.figures import confidences, figures, reliability
+from training.hardware import device
+from training.model import Classifier, load_network
 from training.params import TrainParams
+from training.plots import plot_confusion, plot_history, plot_mistakes, plot_reliability
 from training.train import Log
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 EXPERIMENT = "cats-dogs-classification"
+MODEL = "catsdogs"  # in the registry
+CHAMPION = "champion"  # the alias of the version with the highest validation accuracy
 RUN_ID = "mlflow-run-id"  # so that a resumed run goes on in the same MLflow run
+MISTAKES = 20
 
 
 @contextmanager
-def mlflow_tracker(run: Path, params: TrainParams) -> Iterator[Log]:
+def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]:
     """A tracker for `train` that logs to MLflow, by default to the SQLite store beside `run`.
 
     MLFLOW_TRACKING_URI names another store or server.
@@ -38,37 +51,105 @@ def mlflow_tracker(run: Path, params: TrainParams) -> Iterator[Log]:
         artifacts = (run.parent / "mlflow-artifacts").resolve().as_uri()
         mlflow.create_experiment(EXPERIMENT, artifacts)
     mlflow.set_experiment(EXPERIMENT)
-    id_file = run / RUN_ID
-    known_id = id_file.read_text() if id_file.exists() else None
-    if known_id:
-        try:
-            mlflow.get_run(known_id)
-        except mlflow.MlflowException:  # another store, or an emptied one
-            known_id = None
+    known_id = unfinished_run(run, params)
     with mlflow.start_run(run_id=known_id, run_name=None if known_id else run.name) as active:
         if known_id is None:
             mlflow.log_params(asdict(params))
-            id_file.write_text(active.info.run_id)
+            mlflow.set_tag("git_commit", git_commit())
+            mlflow.set_tag("photos_sha256", Split(index, "train").photos_sha256)
+            (run / RUN_ID).write_text(active.info.run_id)
 
         def log(row: dict[str, float]) -> None:
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             mlflow.log_metrics(metrics, step=int(row["epoch"]))
 
         yield log
-        plot_loss(run / HISTORY, run / "loss.png")
-        mlflow.log_artifact(str(run / "loss.png"))
+        log_outcome(run, index)
 
 
-def plot_loss(history: Path, picture: Path) -> None:
-    """Draw training and validation loss, and validation accuracy, over the epochs."""
-    rows = np.atleast_1d(np.genfromtxt(history, delimiter=",", names=True))
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot(rows["epoch"], rows["loss"], label="training (smoothed labels)")
-    left.plot(rows["epoch"], rows["validation_loss"], label="validation")
-    left.set(xlabel="epoch", ylabel="cross-entropy", ylim=(0, None))
-    left.legend()
-    right.plot(rows["epoch"], 100 * rows["validation_accuracy"], color="tab:green")
-    right.set(xlabel="epoch", ylabel="validation accuracy, %")
-    right.grid(alpha=0.3)
-    figure.savefig(picture, dpi=100)
+def unfinished_run(run: Path, params: TrainParams) -> str | None:
+    """The MLflow run that `run` was logged to; None where this store has none like it."""
+    try:
+        known = mlflow.get_run((run / RUN_ID).read_text())
+    except (FileNotFoundError, mlflow.MlflowException):  # a new run; another store
+        return None
+    same = known.data.params == {name: str(value) for name, value in asdict(params).items()}
+    return str(known.info.run_id) if same else None
+
+
+def git_commit() -> str:
+    """The commit of the working tree, with a + when files differ from it; `unknown` without git."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return told.stdout.strip()
+
+
+def log_outcome(run: Path, index: Path) -> None:
+    """Log plots, mistakes on validation and the best weights; register these as a model version.
+
+    The version gets the alias `champion` when none has a higher validation accuracy.
+    """
+    about, params, state = read_run(run)
+    split = Split(index, "validation")
+    network = load_network(state, len(split.classes))
+    logits, labels = split_logits(network.to(device()), split, params)
+    network.cpu()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        plot_history(run / HISTORY, folder / "history.png")
+        found = figures(logits, labels, split.classes, threshold=1)
+        plot_confusion(found["confusion"], split.classes, folder / "confusion.png")
+        bins = {"validation": reliability(*confidences(logits, labels))}
+        plot_reliability(bins, folder / "reliability.png")
+        plot_worst_mistakes(split, logits, folder / "mistakes.png")
+        mlflow.log_artifacts(name, "validation")
+    mlflow.log_artifact(str(run / BEST), "weights")
+    model = Classifier(network, params.mean, params.std, temperature=1.0).eval()
+    register(model, split, about["best"]["validation_accuracy"])
+
+
+def plot_worst_mistakes(split: Split, logits: torch.Tensor, picture: Path) -> None:
+    """A contact sheet of the photos whose label got the lowest probability."""
+    probabilities = F.softmax(logits, dim=1)[range(len(split)), split.labels]
+    worst = [int(n) for n in probabilities.argsort() if probabilities[n] < 0.5][:MISTAKES]
+    titles = [f"{split.photos[n].path} {probabilities[n]:.3f}" for n in worst]
+    plot_mistakes([split.pixels[split.rows[n]] for n in worst], titles, picture)
+
+
+def register(model: Classifier, split: Split, accuracy: float) -> None:
+    """Log `model` as a program without Python code in it (torch.export), and as a new version."""
+    example = np.ascontiguousarray(split.pixels[split.rows[:2]])
+    with torch.inference_mode():
+        answer = model(torch.from_numpy(example)).numpy()
+    schema: dict[str, Any] = {
+        "signature": mlflow.models.infer_signature(example, answer),
+        "input_example": example,
+        "serialization_format": "pt2",
+        "registered_model_name": MODEL,
+    }
+    logged = mlflow.pytorch.log_model(model, name="model", **schema)
+    crown(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
+
+
+def crown(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
+    """Make `version` the champion, unless one with a higher validation accuracy is."""
+    client.set_model_version_tag(MODEL, version, "validation_accuracy", str(accuracy))
+    if accuracy >= champion_accuracy(client):
+        client.set_registered_model_alias(MODEL, CHAMPION, version)
+
+
+def champion_accuracy(client: mlflow.MlflowClient) -> float:
+    """Validation accuracy of the registered champion; 0 when there is none."""
+    aliases = client.get_registered_model(MODEL).aliases
+    if CHAMPION not in aliases:
+        return 0.0
+    version = client.get_model_version(MODEL, aliases[CHAMPION])
+    return float(version.tags.get("validation_accuracy", 0))

@@ -10,16 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from handler.photo import SIDE
-from training.checkpoint import (
-    BEST,
-    EVALUATION,
-    load_torch,
-    read_json,
-    read_run,
-    write_atomically,
-    write_json,
-)
+from training.checkpoint import BEST, CARD, load_torch, read_json, write_atomically, write_json
 from training.model import SimpleCNN, State, load_network
 from training.params import UsageError, one_line
 
@@ -29,31 +20,17 @@ CARD_KEYS = {
 
 
 def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
-    """Write `weights` and, beside it, the JSON file that tells all about it; return the latter.
+    """Copy the best weights of `run` to `weights`, with the JSON file that tells all about them
+    beside them; return what the latter holds.
 
     Without `version`, the last number of the released version goes up by one, from 1.0 on. Raises
     UsageError when the run is not trained, or not evaluated since, or `version` is no version.
     """
-    about, params, state = read_run(run)
-    if not (run / EVALUATION).exists():
-        raise UsageError(f"{run / EVALUATION}: missing; run `python -m training evaluate {run}`")
-    evaluation = read_json(run / EVALUATION, {"sha256", "temperature", "threshold", "test"})
-    sha256 = sha256_of(run / BEST)
-    if evaluation["sha256"] != sha256:
-        raise UsageError(f"{run / EVALUATION}: is of other weights; evaluate the run again")
-    checked_network(run / BEST, state, len(about["classes"]))
+    if not (run / CARD).is_file():
+        raise UsageError(f"{run / CARD}: missing; run `python -m training evaluate {run}`")
+    card = check_weights(run / BEST)
     card_file = weights.with_suffix(".json")
-    card = {
-        "version": check_version(version) if version is not None else next_version(card_file),
-        "classes": about["classes"],
-        "input_size": SIDE,
-        "mean": params.mean,
-        "std": params.std,
-        "temperature": evaluation["temperature"],
-        "threshold": evaluation["threshold"],
-        "sha256": sha256,
-        "figures": {"validation": about["best"], "test": evaluation["test"]},
-    }
+    card["version"] = check_version(version) if version is not None else next_version(card_file)
     weights.parent.mkdir(parents=True, exist_ok=True)
     content = (run / BEST).read_bytes()
     write_atomically(weights, lambda path: path.write_bytes(content))
@@ -72,7 +49,7 @@ def check_weights(weights: Path) -> dict[str, Any]:
             raise UsageError(f"{path}: missing; `python -m training release RUN` writes it")
     card = read_json(card_file, CARD_KEYS)
     if sha256_of(weights) != card["sha256"]:
-        raise UsageError(f"{weights}: its sha256 is not the one in {card_file}; release both again")
+        raise UsageError(f"{weights}: its sha256 is not the one in {card_file}; make both again")
     checked_network(weights, load_torch(weights), len(card["classes"]))
     return card
 

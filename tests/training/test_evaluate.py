@@ -1,65 +1,72 @@
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from training.evaluate import (
-    calibration_error,
-    certain_threshold,
-    figures,
-    fit_temperature,
-    format_figures,
-)
+from training.checkpoint import BEST, CARD
+from training.data import Split
+from training.evaluate import METRICS, evaluate, slices
+from training.model import SimpleCNN
+from training.not_pets import not_pets
+from training.params import Params, UsageError
+from training.weights import check_weights
 
 
-def test_the_temperature_that_made_the_logits_is_found_again() -> None:
-    torch.manual_seed(0)
-    logits = torch.randn(20_000, 2) * 2
-    labels = torch.distributions.Categorical(logits=logits).sample()
-    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
-    assert fit_temperature(logits * 0.5, labels) == pytest.approx(0.5, rel=0.05)
-
-
-@given(
-    hnp.arrays(np.float64, 30, elements=st.sampled_from([0.5, 0.6, 0.7, 0.8, 0.9, 1.0])),
-    hnp.arrays(np.bool_, 30),
-    st.sampled_from([0.5, 0.9, 0.99]),
-)
-@settings(deadline=None)
-def test_the_threshold_is_the_lowest_that_keeps_the_accuracy(
-    confidence: np.ndarray, right: np.ndarray, accuracy: float
+def test_evaluation_calibrates_on_validation_and_measures_on_test(
+    run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
-    threshold = certain_threshold(confidence, right, accuracy)
-    kept = {t: right[confidence >= t].mean() for t in np.unique(confidence)}
-    enough = [t for t, share in kept.items() if share >= accuracy]
-    assert threshold == (min(enough) if enough else 1.0)
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    card = evaluate(index, copy, params.evaluate)
+    measured = card["figures"]
+    assert measured["test"]["photos"] == sum(map(sum, measured["test"]["confusion"])) == 8
+    right = sum(measured["test"]["confusion"][n][n] for n in range(2))
+    assert measured["test"]["accuracy"] == pytest.approx(right / 8)
+    assert measured["served"]["same_label"] == 1
+    assert measured["served"]["largest_difference"] < 1e-3
+    assert measured["half_precision"]["largest_difference"] < 0.01
+    assert measured["not_a_pet"]["all"]["pictures"] >= 200
+    assert check_weights(copy / BEST) == json.loads((copy / CARD).read_text()) == card
+    chief = json.loads((copy / METRICS).read_text())
+    assert chief["test"]["accuracy"] == measured["test"]["accuracy"]
+    for plot in ("confusion.png", "reliability.png"):
+        assert (copy / plot).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy() -> None:
-    confidence = np.repeat([0.65, 0.95], 100)
-    right = np.concatenate([np.arange(100) < 65, np.arange(100) < 75])
-    assert calibration_error(confidence, right) == pytest.approx((0 + 0.2) / 2)
-    assert calibration_error(np.ones(10), np.ones(10, bool)) == 0
+def test_evaluation_needs_a_run_that_was_trained_on_the_index(
+    run: Path, index: Path, params: Params, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="train first"):
+        evaluate(index, tmp_path, params.evaluate)
+    torch.save(SimpleCNN(2).state_dict(), tmp_path / BEST)
+    about = json.loads((run / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(about | {"photos_sha256": "another"}))
+    with pytest.raises(UsageError, match="was trained on other photos"):
+        evaluate(index, tmp_path, params.evaluate)
+    (tmp_path / "run.json").write_text(json.dumps(about | {"params": {"epoch": 1}}))
+    with pytest.raises(UsageError, match="of another version"):
+        evaluate(index, tmp_path, params.evaluate)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"run\.json: needs best"):
+        evaluate(index, tmp_path, params.evaluate)
 
 
-def test_figures_agree_with_counting_by_hand() -> None:
-    labels = torch.tensor([0, 0, 0, 1, 1])
-    predicted = torch.tensor([0, 0, 1, 1, 0])
-    logits = F.one_hot(predicted, 2).float() * torch.tensor([[9], [1], [9], [9], [1]])
-    result = figures(logits, labels, ["cat", "dog"], threshold=0.9)
-    assert result["confusion"] == [[2, 1], [1, 1]]
-    assert result["accuracy"] == pytest.approx(3 / 5)
-    assert result["classes"]["cat"] == {
-        "precision": pytest.approx(2 / 3),
-        "recall": pytest.approx(2 / 3),
-        "f1": pytest.approx(2 / 3),
-        "photos": 3,
+def test_slices_hold_the_photos_that_their_names_tell(index: Path) -> None:
+    found = slices(Split(index, "train"))
+    # All made photos are square, coloured and 96 pixels wide.
+    assert {name: bool(mask.all()) for name, mask in found.items() if mask.any()} == {
+        "short side under 100 pixels": True
     }
-    assert result["certain_share"] == pytest.approx(3 / 5)
-    assert result["certain_accuracy"] == pytest.approx(2 / 3)
-    assert "accuracy 0.6000 on 5 test photos" in format_figures(result)
+
+
+def test_pictures_of_no_pet_are_many_and_always_the_same() -> None:
+    pictures = list(not_pets())
+    assert len(pictures) >= 200
+    assert all(p.shape == (224, 224, 3) and p.dtype == np.uint8 for _, p in pictures)
+    again = list(not_pets())
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(pictures, again, strict=True))

@@ -66,12 +66,22 @@ def test_weights_with_a_wrong_name_or_shape_are_refused(network: SimpleCNN) -> N
         load_network({**state, "extra": torch.zeros(1)}, 2)
 
 
-def test_normalise_is_torchvisions_formula() -> None:
-    from torchvision.transforms import v2
-
+def test_normalise_subtracts_the_mean_and_divides_by_the_deviation_of_each_channel() -> None:
     photos = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
-    expected = v2.Normalize(MEAN, STD)(photos.float() / 255)
-    assert torch.allclose(normalise(photos, MEAN, STD), expected, atol=1e-5)
+    normalised = normalise(photos, MEAN, STD)
+    for channel in range(3):
+        expected = (photos[:, channel] / 255 - MEAN[channel]) / STD[channel]
+        assert torch.allclose(normalised[:, channel], expected, atol=1e-5)
+
+
+def test_the_forward_pass_is_that_of_the_layers_in_their_order(network: SimpleCNN) -> None:
+    photos = torch.randn(2, 3, 224, 224)
+    x = photos
+    for number in (1, 2, 3, 4):
+        x = network.get_submodule(f"bn{number}")(network.get_submodule(f"conv{number}")(x))
+        x = network.pool(F.relu(x))
+    x = F.relu(network.fc2(F.relu(network.fc1(x.flatten(1)))))
+    assert torch.allclose(network(photos), network.fc3(x), atol=1e-5)
 
 
 def test_the_classifier_is_a_softmax_with_temperature_over_the_network(network: SimpleCNN) -> None:

@@ -43,7 +43,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
         ("train", "mean", [0.5, 0.5]),
         ("train", "std", [0.0, 0.1, 0.1]),
         ("train", "std", ["x", 0.1, 0.1]),
-        ("train", "loader_workers", -1),
+        ("train", "mixup", -0.1),
+        ("train", "small_side", 32),
         ("prepare", "test_share", 2.0),
     ],
 )
@@ -56,7 +57,7 @@ def test_a_value_outside_its_range_is_refused(
 
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("prepare: {seed: 1}\ntrain: {}\nfinetune: {}\nevaluate: {}\n")
+    path.write_text("prepare: {seed: 1}\ntrain: {}\ndata: {}\nteach: {}\nevaluate: {}\n")
     with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):
         load_params(path)
     path.write_text("prepare: {}\n")

@@ -2,42 +2,21 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from tests.training.conftest import NO_LESSON, ignore
 from training import checkpoint
-from training.checkpoint import BEST, CHECKPOINT, EVALUATION, HISTORY
-from training.data import INDEX, Split, prepare
-from training.evaluate import evaluate
-from training.model import SimpleCNN, load_network
-from training.params import Params, UsageError
-from training.train import augmentation, split_logits, train
-from training.weights import sha256_of
-
-
-def ignore(row: dict[str, float]) -> None:
-    """A log that keeps nothing."""
-
-
-@pytest.fixture(scope="module")
-def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("prepared") / "index"
-    prepare(photos, folder, params.prepare)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(index: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(index, folder, params.train, resume=False, tracker=nullcontext(ignore))
-    return folder
+from training.checkpoint import BEST, CHECKPOINT, HISTORY, load_torch
+from training.data import INDEX, Split
+from training.epoch import split_logits
+from training.model import load_network
+from training.params import Params, TrainParams, UsageError
+from training.train import excluded_photos, moving_average, new_training, train
 
 
 def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
@@ -46,7 +25,7 @@ def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
     return float((logits.argmax(dim=1) == labels).float().mean())
 
 
-def test_two_epochs_learn_the_made_photos(run: Path, index: Path, params: Params) -> None:
+def test_three_epochs_learn_the_made_photos(run: Path, index: Path, params: Params) -> None:
     assert accuracy(run, index, "train", params) > 0.95
     assert accuracy(run, index, "validation", params) > 0.85
 
@@ -54,7 +33,7 @@ def test_two_epochs_learn_the_made_photos(run: Path, index: Path, params: Params
 def test_a_run_keeps_its_history(run: Path) -> None:
     with (run / HISTORY).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(float(row["loss"]) > 0 for row in rows)
     assert not list(run.glob("*.partial"))
 
@@ -67,12 +46,13 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
 
     part = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        train(index, part, params.train, resume=False, tracker=nullcontext(interrupt))
-    train(index, part, params.train, resume=True, tracker=nullcontext(ignore))
+        train(index, part, params.train, lesson=NO_LESSON, tracker=nullcontext(interrupt))
+    train(index, part, params.train, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
     whole = torch.load(run / CHECKPOINT, weights_only=True)
     resumed = torch.load(part / CHECKPOINT, weights_only=True)
-    for name, tensor in whole["model"].items():
-        assert torch.equal(resumed["model"][name], tensor), name
+    for part_name in ("model", "average"):
+        for name, tensor in whole[part_name].items():
+            assert torch.equal(resumed[part_name][name], tensor), name
     assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in whole["history"]]
 
 
@@ -91,119 +71,72 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 def test_the_checkpoint_is_written_last(
-    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    index: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written = []
     monkeypatch.setattr(checkpoint, "write_atomically", lambda path, write: written.append(path))
-    history = [{"epoch": 1.0, "validation_accuracy": 0.5}]
-    model = SimpleCNN()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    schedule = torch.optim.lr_scheduler.ConstantLR(optimizer)
-    params = checkpoint.read_run(run)[1]
-    training = checkpoint.Training(params, ["a", "b"], "", model, optimizer, schedule, history)
+    training = new_training(params.train, Split(index, "train"))
+    training.history = [{"epoch": 1.0, "validation_accuracy": 0.5, "photos_per_second": 1.0}]
     checkpoint.save_epoch(tmp_path, training)
     assert written[-1] == tmp_path / CHECKPOINT
-
-
-def test_finetuning_starts_from_the_best_weights_of_another_run(
-    run: Path, index: Path, params: Params, tmp_path: Path
-) -> None:
-    still = dataclasses.replace(params.finetune, epochs=1, learning_rate=1e-9)
-    tuned = tmp_path / "tuned"
-    train(index, tuned, still, resume=False, tracker=nullcontext(ignore), start=run)
-    first = torch.load(run / BEST, weights_only=True)
-    for name, tensor in torch.load(tuned / BEST, weights_only=True).items():
-        if name.endswith("weight"):
-            assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
-    with pytest.raises(UsageError, match="train first"):
-        train(
-            index, tmp_path / "other", still,
-            resume=False, tracker=nullcontext(ignore), start=tmp_path / "none",
-        )  # fmt: skip
-    assert not (tmp_path / "other").exists()
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="holds a run already"):
-        train(index, run, params.train, resume=False, tracker=nullcontext(ignore))
+    with pytest.raises(UsageError, match="holds a run; continue"):
+        train(index, run, params.train, lesson=NO_LESSON, tracker=nullcontext(ignore))
     other = dataclasses.replace(params.train, learning_rate=0.5)
     with pytest.raises(UsageError, match="other parameters"):
-        train(index, run, other, resume=True, tracker=nullcontext(ignore))
+        train(index, run, other, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
     fewer = tmp_path / "index"
     shutil.copytree(index, fewer)
     text = (fewer / INDEX).read_text()
     (fewer / INDEX).write_text(text.replace(",train", ",test", 1))
     with pytest.raises(UsageError, match="other photos"):
-        train(fewer, run, params.train, resume=True, tracker=nullcontext(ignore))
+        train(fewer, run, params.train, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
     with pytest.raises(UsageError, match="start the run without --resume"):
-        train(index, tmp_path / "none", params.train, resume=True, tracker=nullcontext(ignore))
+        train(
+            index,
+            tmp_path / "none",
+            params.train,
+            lesson=NO_LESSON,
+            resume=True,
+            tracker=nullcontext(ignore),
+        )
 
 
-def test_augmentation_varies_a_photo_and_keeps_its_shape(params: Params) -> None:
-    torch.manual_seed(0)
-    photo = torch.randint(0, 256, (3, 224, 224), dtype=torch.uint8)
-    transform = augmentation(params.train)
-    one, other = transform(photo), transform(photo)
-    assert one.shape == other.shape == (3, 224, 224)
-    assert one.dtype == torch.uint8
-    assert not torch.equal(one, other)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's use of SQLAlchemy
-def test_a_run_is_logged_to_mlflow(
-    index: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_cannot_go_on_is_replaced_when_asked(
+    index: Path, params: Params, tmp_path: Path
 ) -> None:
-    import mlflow
+    def go(params: TrainParams) -> list[float]:
+        train(
+            index, tmp_path, params,
+            lesson=NO_LESSON, resume=True, replace=True, tracker=nullcontext(ignore),
+        )  # fmt: skip
+        return [row["loss"] for row in load_torch(tmp_path / CHECKPOINT)["history"]]
 
-    from training.tracking import EXPERIMENT, mlflow_tracker
-
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    run = tmp_path / "runs/logged"
-    run.mkdir(parents=True)
-    rows = [{"epoch": 1, "loss": 0.7, "validation_loss": 0.6, "validation_accuracy": 0.8}]
-    for epoch in (1, 2):  # the second time resumed
-        rows = [{**rows[0], "epoch": n + 1} for n in range(epoch)]
-        checkpoint._write_history(run / HISTORY, rows)
-        with mlflow_tracker(run, params.train) as log:
-            log(rows[-1])
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    (logged,) = client.search_runs([experiment.experiment_id])
-    assert logged.info.status == "FINISHED"
-    assert logged.data.params["epochs"] == "2"
-    steps = client.get_metric_history(logged.info.run_id, "validation_accuracy")
-    assert [metric.step for metric in steps] == [1, 2]
-    assert [item.path for item in client.list_artifacts(logged.info.run_id)] == ["loss.png"]
+    short = dataclasses.replace(params.train, epochs=1, small_epochs=0)
+    first = go(short)
+    assert go(short) == first  # nothing was left to do
+    assert go(dataclasses.replace(short, seed=2)) != first
 
 
-def test_evaluation_calibrates_on_validation_and_measures_on_test(
-    run: Path, index: Path, params: Params, tmp_path: Path
-) -> None:
-    copy = tmp_path / "run"
-    shutil.copytree(run, copy, ignore=shutil.ignore_patterns(CHECKPOINT))
-    result = evaluate(index, copy, params.evaluate)
-    assert result["sha256"] == sha256_of(copy / BEST)
-    test = result["test"]
-    assert test["photos"] == sum(map(sum, test["confusion"])) == 8
-    right = sum(test["confusion"][n][n] for n in range(2))
-    assert test["accuracy"] == pytest.approx(right / 8)
-    assert result["temperature"] > 0
-    assert yaml.safe_load((copy / EVALUATION).read_text()) == result
-    assert (copy / "confusion.png").read_bytes().startswith(b"\x89PNG")
+def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_path: Path) -> None:
+    path = Split(index, "train").photos[0].path
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"path,why\n{path},drawn\n")
+    excluded = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
+    assert excluded == {path}
+    assert path not in {photo.path for photo in Split(index, "train", excluded).photos}
+    with pytest.raises(UsageError, match="no list of photos"):
+        excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
 
 
-def test_evaluation_needs_a_run_that_was_trained_on_the_index(
-    run: Path, index: Path, params: Params, tmp_path: Path
-) -> None:
-    with pytest.raises(UsageError, match="train first"):
-        evaluate(index, tmp_path, params.evaluate)
-    torch.save(SimpleCNN(2).state_dict(), tmp_path / BEST)
-    about = json.loads((run / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps(about | {"index_sha256": "another"}))
-    with pytest.raises(UsageError, match="was trained on other photos"):
-        evaluate(index, tmp_path, params.evaluate)
-    (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"run\.json: needs best"):
-        evaluate(index, tmp_path, params.evaluate)
+def test_the_moving_average_forgets_its_random_start_and_ends_near_the_weights() -> None:
+    average, weights = [torch.zeros(3)], [torch.ones(3)]
+    for updates in range(30):
+        moving_average(0.999)(average, weights, updates)
+    assert (average[0] > 0.99).all()
+    moving_average(0.0)(average, [torch.full((3,), 7.0)], 100)
+    assert (average[0] == 7).all()

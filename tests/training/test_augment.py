@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from training.augment import augment, frame, recolour, recompress, shrink_and_enlarge
+from training.epoch import mixup
+from training.params import Params
+
+
+def some_photos(seed: int = 0, count: int = 16) -> torch.Tensor:
+    """Clouds, so that a shift or a blur changes them and JPEG doesn't much."""
+    torch.manual_seed(seed)
+    coarse = torch.rand(count, 3, 14, 14) * 255
+    return torch.nn.functional.interpolate(coarse, size=224, mode="bicubic").clamp(0, 255).byte()
+
+
+@given(st.integers(0, 1000), st.floats(0, 1))
+@settings(deadline=None, max_examples=10)
+def test_changed_photos_keep_shape_and_range(params: Params, seed: int, strength: float) -> None:
+    changed = augment(some_photos(seed), params.train, strength)
+    assert changed.shape == (16, 3, 224, 224)
+    assert changed.dtype == torch.float32
+    assert 0 <= changed.min() <= changed.max() <= 255
+    assert changed.isfinite().all()
+
+
+def test_each_photo_is_changed_in_its_own_way(params: Params) -> None:
+    one_photo = some_photos(count=1).expand(16, 3, 224, 224)
+    changed = augment(one_photo, params.train, 1.0)
+    distances = [(changed[n] - changed[n + 1]).abs().mean() for n in range(15)]
+    assert min(distances) > 1
+
+
+def test_without_strength_framing_mirrors_and_does_nothing_else(params: Params) -> None:
+    photos = some_photos().float()
+    framed = frame(photos, params.train, strength=0.0)
+    mirrored = 0
+    for photo, result in zip(photos, framed, strict=True):
+        same = torch.allclose(photo, result, atol=0.1)
+        mirrored += torch.allclose(photo.flip(2), result, atol=0.1)
+        assert same or torch.allclose(photo.flip(2), result, atol=0.1)
+    assert 0 < mirrored < 16
+
+
+def test_a_small_frame_shows_a_part_of_the_photo_larger(params: Params) -> None:
+    ramp = torch.arange(224.0).expand(64, 3, 224, 224)
+    only_crops = dataclasses.replace(params.train, crop_scale=0.25, aspect=1.0, tilt=0.0)
+    framed = frame(ramp, only_crops, strength=1.0)
+    widths = (framed[:, 0, 112, -1] - framed[:, 0, 112, 0]).abs() / 223
+    assert widths.min() >= 0.49  # the square root of a quarter
+    assert widths.min() < 0.6
+    assert widths.max() > 0.9
+
+
+def test_thumbnails_lose_detail_and_jpeg_changes_little() -> None:
+    torch.manual_seed(0)
+    static = torch.rand(16, 3, 224, 224) * 255
+    blurred = shrink_and_enlarge(static, share=1.0, smallest=40)
+    assert (blurred.std((2, 3)) < static.std((2, 3))).all()
+    assert torch.equal(shrink_and_enlarge(static, share=0.0, smallest=40), static)
+    clouds = some_photos().float()
+    compressed = recompress(clouds.clone(), share=1.0, qualities=(30, 30))
+    assert 0 < (compressed - clouds).abs().mean() < 5
+    assert torch.equal(recompress(clouds.clone(), share=0.0, qualities=(30, 95)), clouds)
+
+
+def test_greyscale_leaves_no_colour_and_strength_0_no_change(params: Params) -> None:
+    photos = some_photos().float()
+    grey = recolour(photos, dataclasses.replace(params.train, greyscale=1.0), strength=1.0)
+    assert (grey - grey.mean(1, keepdim=True)).abs().max() < 1e-2
+    colourful = dataclasses.replace(params.train, greyscale=0.0)
+    assert torch.allclose(recolour(photos, colourful, strength=0.0), photos, atol=1e-2)
+
+
+def test_mixed_targets_follow_the_pixels() -> None:
+    torch.manual_seed(3)
+    photos = torch.tensor([0.0, 255.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    mixed, targets = mixup(photos, torch.eye(2))
+    assert targets.sum(1).tolist() == pytest.approx([1, 1])
+    assert torch.allclose(mixed[:, 0, 0, 0] / 255, targets[:, 1])

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.checkpoint import BEST
+from training.data import Split
+from training.params import Params
+from training.train import train
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # MLflow's use of SQLAlchemy
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
+
+
+def test_a_run_is_logged_to_mlflow_and_its_best_weights_are_registered(
+    index: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    from training.tracking import CHAMPION, EXPERIMENT, MODEL, mlflow_tracker
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    run = tmp_path / "runs/logged"
+    short = dataclasses.replace(params.train, epochs=2, small_epochs=1)
+
+    def go_on(*, resume: bool) -> None:
+        tracker = mlflow_tracker(run, index, short)
+        train(index, run, short, lesson=Path("none"), resume=resume, tracker=tracker)
+
+    go_on(resume=False)
+    go_on(resume=True)  # nothing is left to train; the same MLflow run is opened again
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    (logged,) = client.search_runs([experiment.experiment_id])
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params["epochs"] == "2"
+    assert logged.data.tags["photos_sha256"] == Split(index, "train").photos_sha256
+    assert len(logged.data.tags["git_commit"].rstrip("+")) in (40, len("unknown"))
+    for name in (
+        "loss", "accuracy", "validation_loss", "validation_accuracy", "learning_rate",
+        "photos_per_second",
+    ):  # fmt: skip
+        steps = client.get_metric_history(logged.info.run_id, name)
+        assert [metric.step for metric in steps] == [1, 2], name
+    plots = {item.path for item in client.list_artifacts(logged.info.run_id, "validation")}
+    names = ("confusion", "history", "mistakes", "reliability")
+    assert plots == {f"validation/{name}.png" for name in names}
+    (weights,) = client.list_artifacts(logged.info.run_id, "weights")
+    assert weights.path == f"weights/{BEST}"
+
+    champion = client.get_model_version_by_alias(MODEL, CHAMPION)
+    assert champion.run_id == logged.info.run_id
+    model = mlflow.pytorch.load_model(f"models:/{MODEL}@{CHAMPION}")
+    pixels = np.ascontiguousarray(Split(index, "test").pixels[:2])
+    probabilities = model(torch.from_numpy(pixels))
+    assert torch.allclose(probabilities.sum(1), torch.ones(2))
+
+
+def test_a_worse_run_does_not_become_champion(
+    tmp_path: Path,
+) -> None:
+    import mlflow
+
+    from training.tracking import CHAMPION, MODEL, crown
+
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client.create_registered_model(MODEL)
+    champions = []
+    for accuracy in (0.8, 0.9, 0.85):
+        version = client.create_model_version(MODEL, source=str(tmp_path)).version
+        crown(client, version, accuracy)
+        champions.append(int(client.get_model_version_by_alias(MODEL, CHAMPION).version))
+    assert champions == [1, 2, 2]

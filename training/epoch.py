@@ -1,0 +1,142 @@
+"""One pass over the training photos, and one over the validation photos."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from handler.photo import SIDE
+from training.augment import augment
+from training.checkpoint import Training
+from training.data import Split
+from training.hardware import autocast, device
+from training.model import SimpleCNN, normalise
+from training.params import TrainParams
+from training.teacher import Lesson, Teacher
+
+
+def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -> dict[str, float]:
+    """The next pass over `split`; its row of the history."""
+    params, epoch = training.params, len(training.history)
+    progress = epoch / max(params.epochs - 1, 1)
+    strength = 1 + progress * (params.final_strength - 1)
+    side = params.small_side if epoch < params.small_epochs else SIDE
+    training.model.train()
+    sums: dict[str, float] = defaultdict(float)
+    steps = len(split) // batch_size(split, params)
+    order = torch.randperm(len(split))[: steps * batch_size(split, params)].view(steps, -1)
+    title = f"epoch {epoch + 1}/{params.epochs}"
+    bar = tqdm(order, desc=title, unit_scale=order.shape[1], unit="photo", mininterval=1)
+    started = loaded = time.perf_counter()
+    for step, numbers in enumerate(bar, start=1):
+        numbers = numbers.sort().values  # neighbours on the disk, should it come from there
+        labels = torch.tensor([split.labels[number] for number in numbers])
+        photos = augment(split.pixel_batch(numbers.tolist()), params, strength)
+        targets = F.one_hot(labels, len(split.classes)).float()
+        if torch.rand(()) < strength * params.mixup:
+            photos, targets = mixup(photos, targets)
+        sums["loading"] += time.perf_counter() - loaded
+        for name, value in train_one_step(training, photos, targets, side, teacher).items():
+            sums[name] += value
+        loaded = time.perf_counter()
+        bar.set_postfix(loss=f"{sums['loss'] / step:.3f}", refresh=False)
+    seconds = loaded - started
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": float(training.schedule.get_last_lr()[0]),
+        "photos_per_second": order.numel() / seconds,
+        "loading_share": sums.pop("loading") / seconds,
+        "accuracy": sums.pop("right") / order.numel(),
+        **{name: value / steps for name, value in sums.items()},
+    }
+
+
+def mixup(photos: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each photo blended with another, and its target likewise; Zhang and others 2018."""
+    share = float(torch.rand(()))
+    other = torch.randperm(len(photos))
+    return torch.lerp(photos[other], photos, share), torch.lerp(targets[other], targets, share)
+
+
+def train_one_step(
+    training: Training,
+    photos: torch.Tensor,
+    targets: torch.Tensor,
+    side: int,
+    teacher: Teacher | None,
+) -> dict[str, float]:
+    """Learn from photos (N, 3, 224, 224), 0 to 255, with targets (N, classes), at `side` pixels.
+
+    Returns what is to be summed over an epoch.
+    """
+    params, model = training.params, training.model
+    lesson = teacher(photos) if teacher else None
+    with autocast():
+        photos = resized(normalise(photos.to(device()), params.mean, params.std), side)
+        maps = resized(model.maps(photos), SIDE // 16)
+        embedding = model.embed(maps)
+        logits = model.fc3(model.dropout(embedding)).float()
+    targets = targets.to(device())
+    smoothing = params.label_smoothing
+    loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+    if lesson:
+        share = params.teacher_labels
+        loss = (1 - share) * label_loss + share * F.cross_entropy(logits, lesson[2].to(device()))
+        loss = loss + lesson_loss(training, maps, embedding, lesson)
+    training.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    training.optimizer.step()
+    training.schedule.step()
+    training.average.update_parameters(model)
+    return {
+        "loss": label_loss.item(),
+        "total_loss": loss.item(),
+        "right": (logits.argmax(1) == targets.argmax(1)).sum().item(),
+    }
+
+
+def lesson_loss(
+    training: Training, maps: torch.Tensor, embedding: torch.Tensor, lesson: Lesson
+) -> torch.Tensor:
+    """Weighted squared error of what the pupil makes of the model's maps and embedding."""
+    seen_maps, seen_features = (seen.to(device()) for seen in lesson[:2])
+    with autocast():
+        known_maps = training.pupil["maps"](maps).float()
+        known_features = training.pupil["features"](embedding).float()
+    params = training.params
+    return params.teacher_maps * F.mse_loss(
+        known_maps, seen_maps
+    ) + params.teacher_features * F.mse_loss(known_features, seen_features)
+
+
+def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
+    """(N, C, side, side); the same tensor where that is its size."""
+    if pictures.shape[-1] == side:
+        return pictures
+    return F.interpolate(pictures.float(), (side, side), mode="bilinear", antialias=True)
+
+
+@torch.inference_mode()
+def split_logits(
+    model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits (N, classes), float32, and labels (N,), int64, of a split in its order.
+
+    `exact` computes in float32 throughout, as the server's eager backend does.
+    """
+    model.eval()
+    logits = []
+    for photos in split.batches(params.batch_size):
+        with autocast(enabled=not exact):
+            batch = normalise(photos.to(device()), params.mean, params.std)
+            logits.append(model(batch).float().cpu())
+    return torch.cat(logits), torch.tensor(split.labels)
+
+
+def batch_size(split: Split, params: TrainParams) -> int:
+    """Photos a step: the parameter, or the whole split where that is smaller."""
+    return min(params.batch_size, len(split))
