@@ -10,7 +10,7 @@ ARCHIVE  := model_store/catsdogs.mar
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train test test-all lint
+.PHONY: help demo serve stop train mlflow test test-all lint
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,13 +26,16 @@ stop: ## stop TorchServe
 	@.venv/bin/torchserve --stop --foreground
 
 train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
-	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \
-		echo "error: $$run holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }; done
+	@test ! -e "$(RUN)/checkpoint.pt" || { \
+		echo "error: $(RUN) holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }
 	$(PY) -m training prepare --data "$(DATA)"
+	$(PY) -m training teach
 	$(PY) -m training train --run "$(RUN)"
-	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"
-	$(PY) -m training evaluate "$(RUN)-finetuned"
-	@echo "Release it with: $(PY) -m training release $(RUN)-finetuned"
+	$(PY) -m training evaluate "$(RUN)"
+	@echo "Release it with: $(PY) -m training release $(RUN)"
+
+mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
+	.venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
 
 test: $(DEVELOP) $(ARCHIVE) ## the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
