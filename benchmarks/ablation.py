@@ -1,0 +1,148 @@
+"""What each step of the recipe brings: short trainings of equal budget, and their spread.
+
+python -m benchmarks.ablation --index runs/index --lesson runs/lesson
+    # adds to benchmarks/ablation.json, row by row, and writes the table in docs/training.md
+
+Each row is 6 epochs, the first 4 on 160 x 160 pixels, on the same 4,000 training photos; each adds
+one thing to the row above. Accuracy is on the validation photos, as they are and worn: 64 pixels
+wide and JPEG quality 25. An interrupted run goes on with the rows that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import json
+import sys
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from statistics import mean, stdev
+
+import torch
+import torch.nn.functional as F
+
+from training.augment import recompress
+from training.card import write_between_marks
+from training.checkpoint import BEST, HISTORY, load_torch, write_json
+from training.data import Split
+from training.epoch import split_logits
+from training.hardware import autocast
+from training.model import SimpleCNN, load_network, normalise
+from training.params import TrainParams, load_params
+from training.train import excluded_photos, train
+
+REPOSITORY = Path(__file__).parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = REPOSITORY / "docs/training.md"
+MARK = "ablation, written by `python -m benchmarks.ablation`"
+PHOTOS = 4000
+SEEDS = (1, 2, 3)
+BUDGET = {"epochs": 6, "small_epochs": 4}
+PLAIN: dict[str, object] = {
+    "ema_decay": 0.0, "final_strength": 1.0, "mixup": 0.0, "crop_scale": 0.5, "aspect": 1.33,
+    "tilt": 0.0, "low_resolution": 0.0, "jpeg": 0.0, "brightness": 0.3, "contrast": 0.3,
+    "saturation": 0.3, "tint": 0.0, "teacher_labels": 0.0, "teacher_maps": 0.0,
+    "teacher_features": 0.0, "excluded": "",
+}  # fmt: skip
+# What each row takes over from params.yaml, beside what the rows above took.
+ROWS = {
+    "crop, mirror and colour; one-cycle (cosine) schedule": (),
+    "+ moving average of the weights": ("ema_decay",),
+    "+ stretch, tilt, tint, thumbnails, JPEG; less of it towards the end": (
+        "final_strength", "crop_scale", "aspect", "tilt", "low_resolution", "jpeg", "brightness",
+        "contrast", "saturation", "tint",
+    ),
+    "+ reviewed labels left out": ("excluded",),
+    "+ mixup": ("mixup",),
+    "+ teacher": ("teacher_labels", "teacher_maps", "teacher_features"),
+}  # fmt: skip
+WHOLE = list(ROWS)[-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--index", type=Path, default=Path("runs/index"))
+    parser.add_argument("--lesson", type=Path, default=Path("runs/lesson"))
+    options = parser.parse_args()
+    ours = load_params(REPOSITORY / "params.yaml").train
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    for name, params in planned(ours):
+        if name not in results:
+            print(f"{name} (seed {params.seed})", file=sys.stderr)
+            results[name] = run(options.index, options.lesson, params)
+            write_json(RESULT, results)
+    write_between_marks(DOCUMENT, MARK, table(results))
+
+
+def planned(ours: TrainParams) -> list[tuple[str, TrainParams]]:
+    """Names and parameters of the rows, and of the last one with the other seeds."""
+    runs, taken = [], dict(PLAIN)
+    for name, fields in ROWS.items():
+        taken |= {field: getattr(ours, field) for field in fields}
+        runs.append((name, dataclasses.replace(ours, **(taken | BUDGET | {"seed": SEEDS[0]}))))
+    whole = runs[-1][1]
+    return runs + [
+        (f"{WHOLE}, seed {seed}", dataclasses.replace(whole, seed=seed)) for seed in SEEDS[1:]
+    ]
+
+
+def run(index: Path, lesson: Path, params: TrainParams) -> dict[str, float]:
+    """Train on 4,000 photos in a temporary folder; accuracy on validation, plain and worn."""
+    split = Split(index, "train")
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
+    left_out = {split.photos[number].path for number in order[PHOTOS:]} | excluded_photos(params)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with (folder / "left-out.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["path"], *([path] for path in sorted(left_out))])
+        params = dataclasses.replace(params, excluded=str(folder / "left-out.csv"))
+        train(index, folder / "run", params, lesson=lesson, tracker=nullcontext(lambda row: None))
+        with (folder / "run" / HISTORY).open(newline="") as file:
+            last = list(csv.DictReader(file))[-1]
+        network = load_network(load_torch(folder / "run" / BEST), len(split.classes))
+    validation = Split(index, "validation")
+    logits, labels = split_logits(network, validation, params)
+    return {
+        "accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "worn_accuracy": worn_accuracy(network, validation, params),
+        "photos_per_second": float(last["photos_per_second"]),
+    }
+
+
+@torch.inference_mode()
+def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> float:
+    """Accuracy on photos that were shrunk to 64 pixels and compressed at quality 25."""
+    right = 0
+    for start in range(0, len(split), params.batch_size):
+        numbers = range(start, min(start + params.batch_size, len(split)))
+        photos = split.pixel_batch(numbers).float()
+        small = F.interpolate(photos, (64, 64), mode="bilinear", antialias=True)
+        worn = F.interpolate(recompress(small, 1.0, (25, 25)), (224, 224), mode="bilinear")
+        with autocast():
+            logits = network(normalise(worn, params.mean, params.std))
+        labels = torch.tensor(split.labels[numbers.start : numbers.stop])
+        right += int((logits.argmax(1) == labels).sum())
+    return right / len(split)
+
+
+def table(results: dict[str, dict[str, float]]) -> str:
+    """The rows in Markdown, and the spread over seeds below them."""
+    lines = ["| recipe | validation | worn | photos/s |", "| --- | --- | --- | --- |"]
+    for name in ROWS:
+        row = results[name]
+        shares = f"{100 * row['accuracy']:.1f} % | {100 * row['worn_accuracy']:.1f} %"
+        lines.append(f"| {name} | {shares} | {row['photos_per_second']:.0f} |")
+    seeds = [results[WHOLE]] + [results[f"{WHOLE}, seed {seed}"] for seed in SEEDS[1:]]
+    told = []
+    for key in ("accuracy", "worn_accuracy"):
+        shares = [100 * row[key] for row in seeds]
+        told.append(f"{mean(shares):.1f} ± {stdev(shares):.1f} %")
+    lines += ["", f"The last row over {len(seeds)} seeds, mean ± standard deviation: {told[0]} on"]
+    lines += [f"validation, {told[1]} worn."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

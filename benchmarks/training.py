@@ -1,0 +1,177 @@
+"""Photos a second in training, from a plain loop to ours, one step at a time.
+
+python -m benchmarks.training    # writes training.json beside it and the table in docs/training.md
+
+Each row adds one thing to the row above and runs in a process of its own; rounds go through all
+rows in turn, and the median counts. Photos and labels are random: only time is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+
+from training.augment import augment
+from training.card import write_between_marks
+from training.data import Split
+from training.epoch import train_one_step
+from training.hardware import autocast, keep_freed_memory
+from training.model import SimpleCNN
+from training.params import load_params
+from training.teacher import FEATURES, MAPS, Teacher
+from training.train import new_training
+
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = Path(__file__).parent.parent / "docs/training.md"
+MARK = "speed, written by `python -m benchmarks.training`"
+BATCH = 64
+STEPS = 8  # after two that warm up
+PLAIN = {"channels_last": False, "bf16": False, "pool_first": False, "keep": False, "side": 224}
+# Without AMX and bfloat16 units, as on older processors: oneDNN is told not to use them.
+NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
+ROWS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
+    "plain float32 loop": (PLAIN, {}),
+    "+ channels-last": (PLAIN | {"channels_last": True}, {}),
+    "+ bfloat16": (PLAIN | {"channels_last": True, "bf16": True}, {}),
+    "+ pool before ReLU": (PLAIN | {"channels_last": True, "bf16": True, "pool_first": True}, {}),
+    "+ memory kept from step to step": (
+        {"channels_last": True, "bf16": True, "pool_first": True, "keep": True, "side": 224}, {}
+    ),
+    "+ 160 pixels, as in the first epochs": (
+        {"channels_last": True, "bf16": True, "pool_first": True, "keep": True, "side": 160}, {}
+    ),
+    "all but bfloat16 and 160 pixels, without its hardware": (
+        {"channels_last": True, "bf16": False, "pool_first": True, "keep": True, "side": 224},
+        NO_BF16,
+    ),
+    "the whole recipe at 224 pixels: photos changed, teacher asked": ({"recipe": 224}, {}),
+    "the whole recipe at 160 pixels": ({"recipe": 160}, {}),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--row", help=argparse.SUPPRESS)  # measure one row and print the result
+    options = parser.parse_args()
+    if options.row:
+        print(json.dumps(measure(ROWS[options.row][0])))
+        return
+    speeds: dict[str, list[float]] = {name: [] for name in ROWS}
+    for number in range(options.rounds):
+        for name, (_, environment) in ROWS.items():
+            speeds[name].append(run_row(name, environment))
+            print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
+    result = {name: round(median(row), 1) for name, row in speeds.items()}
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    write_between_marks(DOCUMENT, MARK, table(result))
+    print(table(result))
+
+
+def table(result: dict[str, float]) -> str:
+    """The rows in Markdown, with the ratio to the first."""
+    plain = result["plain float32 loop"]
+    lines = [f"| {name} | {speed} | {speed / plain:.1f} |" for name, speed in result.items()]
+    return "\n".join(["| | photos/s | times |", "| --- | --- | --- |", *lines])
+
+
+def run_row(name: str, environment: dict[str, str]) -> float:
+    command = [sys.executable, "-m", "benchmarks.training", "--row", name]
+    told = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True
+    )
+    return float(told.stdout)
+
+
+class PlainCNN(SimpleCNN):
+    """ReLU before the pool, as one writes it first."""
+
+    def maps(self, photos: torch.Tensor) -> torch.Tensor:
+        x = self.pool(F.relu(self.bn1(self.conv1(photos))))
+        x = self.pool(F.relu(self.bn2(self.conv2(x))))
+        x = self.pool(F.relu(self.bn3(self.conv3(x))))
+        return self.pool(F.relu(self.bn4(self.conv4(x))))
+
+
+def measure(setting: dict[str, object]) -> float:
+    """Photos a second of `STEPS` training steps."""
+    torch.manual_seed(0)
+    step = recipe_step(int(setting["recipe"])) if "recipe" in setting else plain_step(setting)
+    for _ in range(2):
+        step()
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        step()
+    return STEPS * BATCH / (time.perf_counter() - started)
+
+
+def plain_step(setting: dict[str, object]) -> Callable[[], None]:
+    """Forward pass, backward pass and AdamW on one batch of random photos."""
+    if setting["keep"]:
+        keep_freed_memory()
+    side = int(setting["side"])
+    model = SimpleCNN() if setting["pool_first"] else PlainCNN()
+    photos, labels = torch.randn(BATCH, 3, side, side), torch.randint(2, (BATCH,))
+    if setting["channels_last"]:
+        model = model.to(memory_format=torch.channels_last)
+        photos = photos.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step() -> None:
+        with autocast(enabled=bool(setting["bf16"])):
+            maps = model.maps(photos)
+            maps = F.interpolate(maps.float(), (14, 14)) if side != 224 else maps
+            logits = model.fc3(model.dropout(model.embed(maps)))
+            loss = F.cross_entropy(logits.float(), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+class NoPhotos:
+    """All that `new_training` asks of a split."""
+
+    classes = ("cat", "dog")
+    photos_sha256 = ""
+
+    def __len__(self) -> int:
+        return BATCH
+
+
+def recipe_step(side: int) -> Callable[[], None]:
+    """What `train` does with a batch, but for reading it from the disk."""
+    keep_freed_memory()
+    params = load_params(Path(__file__).parent.parent / "params.yaml").train
+    training = new_training(params, cast(Split, NoPhotos()))
+    zeros, ones = torch.zeros, torch.ones
+    teacher = Teacher(
+        {
+            "maps_mean": zeros(MAPS, 1, 1), "maps_std": ones(MAPS, 1, 1),
+            "features_mean": zeros(FEATURES), "features_std": ones(FEATURES),
+            "weight": zeros(2, FEATURES), "bias": zeros(2),
+        }
+    )  # fmt: skip
+    photos = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
+    targets = torch.eye(2)[torch.randint(2, (BATCH,))]
+
+    def step() -> None:
+        train_one_step(training, augment(photos, params, 1.0), targets, side, teacher)
+
+    return step
+
+
+if __name__ == "__main__":
+    main()
