@@ -26,13 +26,14 @@ stop: ## stop TorchServe
 	@.venv/bin/torchserve --stop --foreground
 
 train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
-	@test ! -e "$(RUN)/checkpoint.pt" || { \
-		echo "error: $(RUN) holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }
+	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \
+		echo "error: $$run holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }; done
 	$(PY) -m training prepare --data "$(DATA)"
 	$(PY) -m training teach
 	$(PY) -m training train --run "$(RUN)"
-	$(PY) -m training evaluate "$(RUN)"
-	@echo "Release it with: $(PY) -m training release $(RUN)"
+	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"
+	$(PY) -m training evaluate "$(RUN)-finetuned"
+	@echo "Release it with: $(PY) -m training release $(RUN)-finetuned"
 
 mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000

@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
     teach = add("teach", run_teach, "learn what a public network sees in the training photos")
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
+    train.add_argument(
+        "--finetune", type=Path, metavar="RUN", help="go on from a finished run's best weights"
+    )
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")
     again.add_argument(
@@ -100,7 +103,8 @@ def run_train(options: argparse.Namespace) -> None:
 
     from training.train import Tracker, train
 
-    params = load_params(options.params).train
+    sections = load_params(options.params)
+    params = sections.finetune if options.finetune else sections.train
     tracker: Tracker = nullcontext(lambda row: None)
     if not options.no_mlflow:
         from training.tracking import mlflow_tracker
@@ -112,6 +116,7 @@ def run_train(options: argparse.Namespace) -> None:
             options.run,
             params,
             lesson=options.lesson,
+            start=options.finetune,
             resume=options.resume or options.resume_or_replace,
             replace=options.resume_or_replace,
             tracker=tracker,

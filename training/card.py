@@ -80,6 +80,12 @@ weights. It tells {" from ".join(card["classes"])} in a photo squashed to
 
 def data(card: dict[str, Any]) -> str:
     training, figures = card["training"], card["figures"]
+    listed = training["params"]["excluded"]
+    cleaned = (
+        f"Photos with a wrong label, both animals or none were left out of training: `{listed}`."
+        if listed
+        else "Wrong labels, some 0.4 %, were left in."
+    )
     return f"""## Data
 
 Photos of the Kaggle competition "Dogs vs. Cats" (Asirra; licence unknown, used for research; no
@@ -87,26 +93,40 @@ photo is part of this repository), numbers and labels as there; about nine tenth
 200 x 200 copies. {training["photos"]:,} were trained on,
 {figures["validation"]["photos"]:,} chose the epoch, temperature and threshold, and
 {figures["test"]["photos"]:,} were kept for this card. Look-alikes (perceptual hashes at most 6 of
-64 bits apart) are never parted between splits. Photos that show no animal, both or the wrong one
-were found by a classifier that had not seen them, looked at one by one, and left out of training:
-`training/mislabelled.csv`. Validation and test photos were not cleaned."""
+64 bits apart) are never parted between splits. {cleaned} Validation and test photos were not
+cleaned."""
 
 
 def procedure(card: dict[str, Any]) -> str:
-    training = card["training"]
-    params = training["params"]
-    taught = """ Beside the labels it learned what a public ImageNet network sees in the same
-pixels: EfficientNet-Lite0 (Apache-2.0) as teacher gives class probabilities, inner maps and
-features. The teacher is no part of what is served."""
+    stages = [card["training"]]
+    while before := stages[0].get("before"):
+        stages.insert(0, before)
+    told = "\n".join(f"{number}. {stage(run)}" for number, run in enumerate(stages, start=1))
+    hours = sum(run["seconds"] for run in stages) / 3600
     return f"""## Procedure
 
-{params["epochs"]} epochs, the first {params["small_epochs"]} of them on photos of
-{params["small_side"]} x {params["small_side"]} pixels, AdamW with a one-cycle schedule, an
-exponential moving average of the weights.{taught if params["teacher_maps"] else ""} Photos are
-changed at random: framing, stretch, tilt, sharpness, JPEG quality, colour, blending in pairs. All
-numbers are in `params.yaml`, the reasons in [training.md](training.md). Training took
-{training["seconds"] / 3600:.1f} hours on 2 cores without a GPU; the released weights are those of
-epoch {training["best"]["epoch"]}, the best on validation."""
+{told}
+
+AdamW with a one-cycle schedule each time; photos are changed at random. All numbers are in
+`models/catsdogs.json`, the reasons in [training.md](training.md). Training took {hours:.1f} hours
+on 2 cores without a GPU. The weights are those of epoch {stages[-1]["best"]["epoch"]} of the last
+run, the best on validation."""
+
+
+def stage(run: dict[str, Any]) -> str:
+    """One training run in a sentence."""
+    params = run["params"]
+    parts = [f"{params['epochs']} epochs on {run['photos']:,} photos"]
+    if params["small_epochs"]:
+        parts.append(f"the first {params['small_epochs']} at {params['small_side']} pixels")
+    if params["ema_decay"]:
+        parts.append("weights averaged over the steps")
+    if params["teacher_labels"] or params["teacher_maps"] or params["teacher_features"]:
+        parts.append(
+            "with EfficientNet-Lite0 (Apache-2.0, trained on ImageNet) as teacher, which is no "
+            "part of what is served"
+        )
+    return ", ".join(parts)
 
 
 def measured(card: dict[str, Any]) -> str:

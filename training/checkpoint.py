@@ -38,6 +38,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]
+    before: dict[str, Any] | None = None  # run.json of the run whose weights it started from
 
 
 def save_epoch(run: Path, training: Training) -> None:
@@ -51,6 +52,7 @@ def save_epoch(run: Path, training: Training) -> None:
         "classes": training.classes,
         "photos": training.photos,
         "photos_sha256": training.photos_sha256,
+        "before": training.before,
     }
     seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
     write_json(run / RUN_FILE, made_with | {"seconds": seconds, "best": best})

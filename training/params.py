@@ -89,6 +89,7 @@ class Params:
     prepare: PrepareParams
     teach: TeachParams
     train: TrainParams
+    finetune: TrainParams
     evaluate: EvaluateParams
 
 
@@ -151,6 +152,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         prepare=_section(sections, "prepare", PrepareParams, path),
         teach=_section(sections, "teach", TeachParams, path),
         train=_section(sections, "train", TrainParams, path),
+        finetune=_section(sections, "finetune", TrainParams, path),
         evaluate=_section(sections, "evaluate", EvaluateParams, path),
     )
 

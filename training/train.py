@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
+from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
 from training.epoch import batch_size, split_logits, train_one_epoch
 from training.hardware import device, keep_freed_memory
@@ -35,12 +35,14 @@ def train(
     *,
     lesson: Path,
     tracker: Tracker,
+    start: Path | None = None,
     resume: bool = False,
     replace: bool = False,
 ) -> None:
     """Train for `params.epochs` epochs; write checkpoint, best weights and history into `run`.
 
-    `lesson` is the folder that `teach` wrote, read where `params` want a teacher. `tracker` is
+    The weights are random at first, or the best ones of the run `start`. `lesson` is the folder
+    that `teach` wrote, read where `params` want a teacher. `tracker` is
     entered when all checks have passed, and what it gives is called after each epoch with its row
     of the history. Interrupted between two steps, nothing but the epoch in hand is lost, and
     `resume` ends at the same weights as an uninterrupted run. Raises UsageError for a run that
@@ -52,6 +54,8 @@ def train(
     validation_split = Split(index, "validation")
     teacher = Teacher(load_lesson(lesson, training_split)) if params.taught else None
     training = new_training(params, training_split)
+    if start is not None:
+        start_from(start, training)
     try:
         if resume:
             load_checkpoint(run, training)
@@ -73,6 +77,18 @@ def train(
             training.history.append(figures)
             save_epoch(run, training)
             log(figures)
+
+
+def start_from(run: Path, training: Training) -> None:
+    """Give `training` the best weights of `run`.
+
+    Raises UsageError when it was trained on other photos: it may have learned this test split.
+    """
+    training.before, _, state = read_run(run)
+    if training.before["photos_sha256"] != training.photos_sha256:
+        raise UsageError(f"{run}: was trained on other photos or splits")
+    for model in (training.model, training.average.module):
+        model.load_state_dict(state)
 
 
 def excluded_photos(params: TrainParams) -> set[str]:

@@ -158,12 +158,19 @@ def test_metrics_count_what_was_asked(server: Server) -> None:
     assert 0 < scrape(server)[seconds] - before.get(seconds, 0) < 30
 
 
+def without_nulls(value: Any) -> Any:
+    """`value` as TorchServe passes it on: it drops what is null."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_nulls(item) for key, item in value.items() if item is not None}
+
+
 def test_the_management_api_describes_the_model(server: Server) -> None:
     url = f"{server.address('management')}/models/catsdogs"
     (model,) = requests.get(url, params={"customized": "true"}, timeout=30).json()
     about = model["customizedMetadata"]
     card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
-    assert about.items() >= card.items()
+    assert about.items() >= without_nulls(card).items()
     assert about["parameters"] > 26_000_000
     assert about["version"] == model["modelVersion"] == put(server, CAT).json()["model_version"]
     assert (model["batchSize"], model["maxBatchDelay"]) == (8, 2)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from training.archive import archive
 from training.params import UsageError
@@ -173,29 +172,24 @@ def test_each_release_raises_the_version(tmp_path: Path) -> None:
     assert next_version(card) == "1.10"
 
 
-def test_a_run_is_released_only_when_trained_and_evaluated(weights: Path, tmp_path: Path) -> None:
+def test_a_run_is_released_only_when_evaluated(weights: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    with pytest.raises(UsageError, match="train first"):
-        release(run, tmp_path / "models/catsdogs.pt", None)
-    shutil.copy(weights, run / "best.pt")
-    about = {
-        "classes": ["cat", "dog"],
-        "best": {"epoch": 3, "validation_accuracy": 0.9},
-        "index_sha256": "",
-        "params": yaml.safe_load(Path("params.yaml").read_text())["train"],
-    }
-    (run / "run.json").write_text(json.dumps(about))
+    released = tmp_path / "models/catsdogs.pt"
     with pytest.raises(UsageError, match="training evaluate"):
-        release(run, tmp_path / "models/catsdogs.pt", None)
-    evaluation = {"sha256": "x", "temperature": 1.2, "threshold": 0.8, "test": {"accuracy": 0.9}}
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    with pytest.raises(UsageError, match="is of other weights"):
-        release(run, tmp_path / "models/catsdogs.pt", None)
-    evaluation["sha256"] = hashlib.sha256((run / "best.pt").read_bytes()).hexdigest()
-    (run / "evaluation.json").write_text(json.dumps(evaluation))
-    card = release(run, tmp_path / "models/catsdogs.pt", None)
-    assert card["version"] == "1.0"
-    assert card["figures"]["test"] == {"accuracy": 0.9}
+        release(run, released, None)
+    shutil.copy(weights, run / "best.pt")
+    card = json.loads(weights.with_suffix(".json").read_text()) | {"version": "0.0"}
+    (run / "best.json").write_text(json.dumps(card | {"sha256": "x"}))
+    with pytest.raises(UsageError, match="sha256 is not the one in"):
+        release(run, released, None)
+    (run / "best.json").write_text(json.dumps(card))
+    with pytest.raises(UsageError, match="give numbers"):
+        release(run, released, "new")
+    assert not released.parent.exists()
+    assert release(run, released, None) == card | {"version": "1.0"}
+    assert json.loads(released.with_suffix(".json").read_text()) == card | {"version": "1.0"}
+    assert release(run, released, None)["version"] == "1.1"
+    assert release(run, released, "1.0")["version"] == "1.0"
     output = tmp_path / "store/catsdogs.mar"
     assert archive(tmp_path / "models/catsdogs.pt", None, output) == "1.0"

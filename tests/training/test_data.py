@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,7 +35,7 @@ def made_index(hashes: list[int], labels: list[str] | None = None) -> list[Photo
     """Rows for photos with these perceptual hashes."""
     labels = labels or ["cat"] * len(hashes)
     return [
-        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", f"{value:016x}", "")
+        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", 1, f"{value:016x}", "")
         for n, (label, value) in enumerate(zip(labels, hashes, strict=True))
     ]
 
@@ -53,11 +54,12 @@ def test_each_photo_is_indexed_with_what_its_file_holds(photos: Path, index: Pat
 def test_a_split_holds_the_pixels_that_the_handler_sees(photos: Path, index: Path) -> None:
     split = Split(index, "test")
     assert split.classes == ["cat", "dog"]
+    pixels = torch.cat(list(split.batches(3)))
+    assert pixels.shape == (len(split), 3, 224, 224)
     for number, photo in enumerate(split.photos):
-        pixels, label = split[number]
         expected = decode_photo((photos / photo.path).read_bytes())
-        assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
-        assert split.classes[label] == photo.label
+        assert np.array_equal(pixels[number].permute(1, 2, 0).numpy(), expected)
+        assert split.classes[split.labels[number]] == photo.label
 
 
 def test_splits_cover_all_photos_once_in_the_given_shares(index: Path) -> None:

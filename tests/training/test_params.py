@@ -57,11 +57,13 @@ def test_a_value_outside_its_range_is_refused(
 
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("prepare: {seed: 1}\ntrain: {}\ndata: {}\nteach: {}\nevaluate: {}\n")
+    path.write_text(
+        "prepare: {seed: 1}\ndata: {folder: x}\nteach: {}\ntrain: {}\nfinetune: {}\nevaluate: {}\n"
+    )
     with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):
         load_params(path)
     path.write_text("prepare: {}\n")
-    with pytest.raises(UsageError, match="'evaluate' is missing"):
+    with pytest.raises(UsageError, match="'data' is missing"):
         load_params(path)
 
 

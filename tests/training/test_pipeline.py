@@ -32,6 +32,7 @@ class Clone:
         (folder / "model_store").mkdir()
         shutil.copytree(photos, folder / "data/photos")
         self.change("train", epochs=2, small_epochs=1, batch_size=16)
+        self.change("finetune", epochs=1, batch_size=16)
         for command in ("init --quiet", "add .", "commit --quiet --message all"):
             self.run("git", "-c", "user.name=a", "-c", "user.email=a@b", *command.split())
 
@@ -70,7 +71,7 @@ def test_photos_become_an_archive_and_a_second_time_nothing_is_done(clone: Clone
     assert (clone.folder / "model_store/catsdogs-candidate.mar").is_file()
     assert (clone.folder / "runs/lesson/disputed.csv").is_file()
     second = clone.run("dvc", "repro")
-    assert second.count("didn't change, skipping") == 5
+    assert second.count("didn't change, skipping") == 6
     assert "Running stage" not in second
     assert clone.run("git", "status", "--short").split() == ["??", "dvc.lock"]
 
@@ -95,7 +96,7 @@ def test_metrics_params_and_plots_can_be_looked_at(clone: Clone) -> None:
 @pytest.mark.slow
 def test_the_run_is_released_with_its_model_card_and_classifies(clone: Clone) -> None:
     (clone.folder / "README.md").write_text((REPOSITORY / "README.md").read_text())
-    clone.run("python", "-m", "training", "release", "runs/train")
+    clone.run("python", "-m", "training", "release", "runs/finetune")
     card = json.loads((clone.folder / "models/catsdogs.json").read_text())
     assert card["version"] == "1.0"
     assert "Version 1.0, on the 8 photos" in (clone.folder / "README.md").read_text()

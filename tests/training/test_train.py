@@ -81,6 +81,26 @@ def test_the_checkpoint_is_written_last(
     assert written[-1] == tmp_path / CHECKPOINT
 
 
+def test_finetuning_starts_from_the_best_weights_of_another_run(
+    run: Path, index: Path, params: Params, tmp_path: Path
+) -> None:
+    still = dataclasses.replace(params.train, epochs=1, small_epochs=0, learning_rate=1e-9)
+    tuned = tmp_path / "tuned"
+    train(index, tuned, still, lesson=NO_LESSON, start=run, tracker=nullcontext(ignore))
+    first = torch.load(run / BEST, weights_only=True)
+    for name, tensor in torch.load(tuned / BEST, weights_only=True).items():
+        if name.endswith("weight"):
+            assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
+    about = checkpoint.read_run(tuned)[0]
+    assert about["before"] == checkpoint.read_run(run)[0]
+    with pytest.raises(UsageError, match="train first"):
+        train(
+            index, tmp_path / "other", still,
+            lesson=NO_LESSON, start=tmp_path / "none", tracker=nullcontext(ignore),
+        )  # fmt: skip
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
