@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from training.augment import recompress
 from training.card import write_between_marks
-from training.checkpoint import BEST, HISTORY, load_torch, write_json
+from training.checkpoint import BEST, load_torch, write_json
 from training.data import Split
 from training.epoch import split_logits
 from training.hardware import autocast
@@ -99,15 +99,12 @@ def run(index: Path, lesson: Path, params: TrainParams) -> dict[str, float]:
             csv.writer(file).writerows([["path"], *([path] for path in sorted(left_out))])
         params = dataclasses.replace(params, excluded=str(folder / "left-out.csv"))
         train(index, folder / "run", params, lesson=lesson, tracker=nullcontext(lambda row: None))
-        with (folder / "run" / HISTORY).open(newline="") as file:
-            last = list(csv.DictReader(file))[-1]
         network = load_network(load_torch(folder / "run" / BEST), len(split.classes))
     validation = Split(index, "validation")
     logits, labels = split_logits(network, validation, params)
     return {
         "accuracy": float((logits.argmax(1) == labels).float().mean()),
         "worn_accuracy": worn_accuracy(network, validation, params),
-        "photos_per_second": float(last["photos_per_second"]),
     }
 
 
@@ -129,11 +126,11 @@ def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> floa
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """The rows in Markdown, and the spread over seeds below them."""
-    lines = ["| recipe | validation | worn | photos/s |", "| --- | --- | --- | --- |"]
+    lines = ["| recipe | validation | worn |", "| --- | --- | --- |"]
     for name in ROWS:
         row = results[name]
         shares = f"{100 * row['accuracy']:.1f} % | {100 * row['worn_accuracy']:.1f} %"
-        lines.append(f"| {name} | {shares} | {row['photos_per_second']:.0f} |")
+        lines.append(f"| {name} | {shares} |")
     seeds = [results[WHOLE]] + [results[f"{WHOLE}, seed {seed}"] for seed in SEEDS[1:]]
     told = []
     for key in ("accuracy", "worn_accuracy"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ FIGURES = "figures, written by `python -m training release`"  # the README's mar
 
 def write_model_card(card: dict[str, Any], path: Path) -> None:
     """Write docs/MODEL_CARD.md: data, procedure, figures, limits, how to reproduce."""
-    text = "\n\n".join(section(card) for section in SECTIONS) + "\n"
+    text = wrapped("\n\n".join(section(card) for section in SECTIONS)) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda partial: partial.write_text(text))
 
@@ -29,6 +30,17 @@ def write_between_marks(path: Path, name: str, text: str) -> None:
     before, after = whole.split(start)[0], whole.split(end)[1]
     filled = f"{before}{start}\n\n{text.strip()}\n\n{end}{after}"
     write_atomically(path, lambda partial: partial.write_text(filled))
+
+
+def wrapped(text: str) -> str:
+    """`text` with its paragraphs broken anew at 100 columns; tables, lists and headings stay."""
+    blocks = text.split("\n\n")
+    return "\n\n".join(
+        block
+        if block.startswith(("|", "#", "1. "))
+        else textwrap.fill(block, 100, break_long_words=False, break_on_hyphens=False)
+        for block in blocks
+    )
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -56,7 +68,7 @@ def summary(card: dict[str, Any]) -> str:
         + [f"{row['photos']:,}"]
         for name, row in test["classes"].items()
     ]
-    return f"""\
+    return wrapped(f"""\
 Version {card["version"]}, on the {test["photos"]:,} photos of the test split, which training never
 saw: **{interval(test)}** accuracy, with the 95 % interval.
 
@@ -64,7 +76,7 @@ saw: **{interval(test)}** accuracy, with the 95 % interval.
 
 It calls itself certain about {percent(test["certain_share"])} of them, and is then right in
 {percent(test["certain_accuracy"])}; the mean distance of confidence from accuracy (ECE) is
-{percent(test["calibration_error"])}."""
+{percent(test["calibration_error"])}.""")
 
 
 def head(card: dict[str, Any]) -> str:
