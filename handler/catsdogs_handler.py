@@ -16,7 +16,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.photo import PhotoException, PhotoTooLargeException, decode_photo
 from handler.request import photo_bytes, photo_fields
-from training.model import Classifier, load_network
+from training.model import CautiousClassifier, load_network
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
 PHOTOS_PER_PASS = 8
@@ -34,6 +34,8 @@ class CatsDogsHandler:
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
+        strange = self.card["strangeness"]
+        self.limit: float = strange["limit"]
         self.version: str = context.manifest["model"]["modelVersion"]
         self.device = torch.device(
             f"cuda:{context.system_properties['gpu_id']}"
@@ -43,8 +45,12 @@ class CatsDogsHandler:
         torch.set_num_threads((context.model_yaml_config or {}).get("threads", 1))
         state = torch.load(folder / "catsdogs.pt", map_location="cpu", weights_only=True)
         network = load_network(state, len(self.classes))
-        self.classifier = Classifier(
-            network, self.card["mean"], self.card["std"], self.card["temperature"]
+        self.classifier = CautiousClassifier(
+            network,
+            self.card["mean"],
+            self.card["std"],
+            self.card["temperature"],
+            (strange["means"], strange["deviations"]),
         ).to(self.device)
         self.infer([np.zeros((self.card["input_size"], self.card["input_size"], 3), np.uint8)])
 
@@ -65,9 +71,9 @@ class CatsDogsHandler:
         pixels = [
             photo for photos in batch for photo in photos.values() if isinstance(photo, np.ndarray)
         ]
-        probabilities = iter(self.infer(pixels))
+        rows = zip(*self.infer(pixels), strict=True)
         answers = [
-            self.describe() if is_described else self.encode(photos, probabilities, number, context)
+            self.describe() if is_described else self.encode(photos, rows, number, context)
             for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
         ]
         self._count(context, answers, described, time.perf_counter() - started)
@@ -90,26 +96,35 @@ class CatsDogsHandler:
         return photos
 
     @torch.inference_mode()
-    def infer(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """Probabilities, float32 (N, classes), of N photos, each uint8 (224, 224, 3)."""
+    def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities (N, classes) and strangeness (N,) of photos, each uint8 (224, 224, 3)."""
         if not pixels:
-            return np.empty((0, len(self.classes)), np.float32)
-        rows = [
-            self.classifier(torch.from_numpy(part).to(self.device)).cpu().numpy()
+            return np.empty((0, len(self.classes)), np.float32), np.empty(0, np.float32)
+        passes = [
+            self.classifier(torch.from_numpy(part).to(self.device))
             for part in np.split(
                 np.stack(pixels), range(PHOTOS_PER_PASS, len(pixels), PHOTOS_PER_PASS)
             )
         ]
-        return np.concatenate(rows)
+        probabilities, strange = (torch.cat(parts) for parts in zip(*passes, strict=True))
+        return probabilities.cpu().numpy(), strange.cpu().numpy()
+
+    def certain(self, confidence: np.ndarray, strange: np.ndarray) -> np.ndarray:
+        """Whether to believe an answer: high confidence, about a photo like those it knows."""
+        return (confidence >= self.threshold) & (strange <= self.limit)
 
     def encode(
-        self, photos: Photos, probabilities: Iterator[np.ndarray], number: int, context: Context
+        self,
+        photos: Photos,
+        rows: Iterator[tuple[np.ndarray, np.ndarray]],
+        number: int,
+        context: Context,
     ) -> dict[str, Any]:
-        """The JSON answer of request `number`; takes a row of `probabilities` for each photo."""
+        """The JSON answer of request `number`; takes one of `rows`, what `infer` gave, a photo."""
         answers: dict[str, dict[str, Any]] = {
             field: _error(photo)
             if isinstance(photo, PhotoException)
-            else self._prediction(next(probabilities))
+            else self._prediction(*next(rows))
             for field, photo in photos.items()
         }
         context.set_response_content_type(number, "application/json")
@@ -123,9 +138,10 @@ class CatsDogsHandler:
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
         parameters = sum(weight.numel() for weight in self.classifier.parameters())
-        return self.card | {"version": self.version, "parameters": parameters}
+        card = {key: value for key, value in self.card.items() if key != "strangeness"}
+        return card | {"version": self.version, "parameters": parameters}
 
-    def _prediction(self, probabilities: np.ndarray) -> dict[str, Any]:
+    def _prediction(self, probabilities: np.ndarray, strange: np.ndarray) -> dict[str, Any]:
         best = int(probabilities.argmax())
         confidence = float(probabilities[best])
         return {
@@ -135,7 +151,7 @@ class CatsDogsHandler:
                 name: round(float(probability), 4)
                 for name, probability in zip(self.classes, probabilities, strict=True)
             },
-            "certain": confidence >= self.threshold,
+            "certain": bool(self.certain(probabilities[best], strange)),
             "model_version": self.version,
         }
 

@@ -61,6 +61,7 @@ def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "std": params.train.std,
         "temperature": 1.5,
         "threshold": 0.9,
+        "strangeness": {"means": [0.0] * 256, "deviations": [1.0] * 256, "limit": 1e6},
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {},
     }

@@ -170,7 +170,10 @@ Confidence is divided by the temperature {card["temperature"]:.3f} in the logits
 validation. Before that, on test: cross-entropy {before["cross_entropy"]:.4f}, Brier score
 {before["brier_score"]:.4f}, calibration error {percent(before["calibration_error"], 2)}. `certain`
 means a confidence of {card["threshold"]:.3f} and more, from which on 99 % of the validation photos
-were right."""
+were right, about a photo that is not too strange: strangeness is the mean squared distance, in
+standard deviations, of the averages of the 256 last maps from those of the validation photos
+(Mahalanobis' distance without covariances; Lee and others 2018), and at most
+{card["strangeness"]["limit"]:.2f}, as 95 % of the validation photos have it."""
 
 
 def parts(card: dict[str, Any]) -> str:

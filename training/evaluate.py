@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 
+from handler.catsdogs_handler import CatsDogsHandler
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
 from training.data import Split
-from training.epoch import split_logits
+from training.epoch import split_logits, split_outputs
 from training.figures import (
     accuracy_of,
     agreement,
@@ -30,7 +31,7 @@ from training.figures import (
     reliability,
 )
 from training.hardware import device
-from training.model import half_precision, load_network
+from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
 from training.params import EvaluateParams, TrainParams, UsageError
 from training.plots import plot_confusion, plot_reliability
@@ -52,20 +53,27 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
     network = checked_network(run / BEST, state, len(test.classes)).to(device())
 
-    logits, labels = split_logits(network, validation, train_params, exact=True)
+    averages, logits, labels = split_outputs(network, validation, train_params, exact=True)
+    usual = [row.tolist() for row in (averages.mean(0), averages.std(0).clamp_min(1e-6))]
+    strange = strangeness(averages, *usual).numpy()
+    limit = float(np.quantile(strange, params.familiar_share))
     temperature = fit_temperature(logits, labels)
     calibrated = logits / temperature
-    threshold = certain_threshold(*confidences(calibrated, labels), params.certain_accuracy)
+    confidence, right = confidences(calibrated, labels)
+    familiar = strange <= limit
+    threshold = certain_threshold(confidence[familiar], right[familiar], params.certain_accuracy)
+    certain = familiar & (confidence >= threshold)
     measured: dict[str, Any] = {
-        "validation": figures(calibrated, labels, test.classes, threshold),
+        "validation": figures(calibrated, labels, test.classes, certain),
         "half_precision": half_precision_cost(run, validation, train_params),
     }
 
-    logits, labels = split_logits(network, test, train_params, exact=True)
+    averages, logits, labels = split_outputs(network, test, train_params, exact=True)
     calibrated = logits / temperature
-    right = confidences(calibrated, labels)[1]
+    confidence, right = confidences(calibrated, labels)
+    certain = (confidence >= threshold) & (strangeness(averages, *usual).numpy() <= limit)
     measured |= {
-        "test": figures(calibrated, labels, test.classes, threshold),
+        "test": figures(calibrated, labels, test.classes, certain),
         "uncalibrated": calibration(logits, labels),
         "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
     }
@@ -77,12 +85,13 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "std": train_params.std,
         "temperature": temperature,
         "threshold": threshold,
+        "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
         "sha256": sha256_of(run / BEST),
     }
     handler, _ = load_handler(run / BEST, card)
-    served = handler.infer(list(test.pixels[test.rows]))
+    served, _ = handler.infer(list(test.pixels[test.rows]))
     measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy())
-    measured["not_a_pet"] = not_a_pet(handler.infer, threshold)
+    measured["not_a_pet"] = not_a_pet(handler)
     card |= {"figures": measured, "training": about}
     write_json(run / CARD, card)
     write_json(run / METRICS, chief_figures(card))
@@ -134,14 +143,15 @@ def slices(split: Split) -> dict[str, np.ndarray]:
     }
 
 
-def not_a_pet(infer: Any, threshold: float) -> dict[str, Any]:
+def not_a_pet(handler: CatsDogsHandler) -> dict[str, Any]:
     """How many pictures that show no pet the model is certain about, by group and in all."""
     groups = defaultdict(list)
     for group, picture in not_pets():
         groups[group].append(picture)
-    certain = {
-        group: infer(pictures).max(axis=1) >= threshold for group, pictures in groups.items()
-    }
+    certain = {}
+    for group, pictures in groups.items():
+        probabilities, strange = handler.infer(pictures)
+        certain[group] = handler.certain(probabilities.max(axis=1), strange)
     certain["all"] = np.concatenate(list(certain.values()))
     return {
         group: {"pictures": len(mask), "certain_share": float(mask.mean())}

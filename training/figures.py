@@ -91,13 +91,12 @@ def accuracy_of(right: np.ndarray) -> dict[str, Any]:
 
 
 def figures(
-    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], threshold: float
+    logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], certain: np.ndarray
 ) -> dict[str, Any]:
-    """Accuracy, ROC AUC, calibration, share called certain, each class's precision, recall and F1,
-    and the confusion matrix (rows true, columns predicted)."""
+    """Accuracy, ROC AUC, calibration, share called certain (a mask (N,)), each class's precision,
+    recall and F1, and the confusion matrix (rows true, columns predicted)."""
     predicted = logits.argmax(dim=1)
-    confidence, right = confidences(logits, labels)
-    certain = confidence >= threshold
+    right = (predicted == labels).numpy()
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
         labels, predicted, labels=range(len(classes)), zero_division=0
     )

@@ -1,7 +1,7 @@
 """The network, and the classifier around it that is served.
 
 SimpleCNN has four convolutions and three linear layers; Classifier adds what turns pixels into its
-input and its logits into probabilities.
+input and its logits into probabilities; CautiousClassifier adds what makes it doubt a photo.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 State = dict[str, torch.Tensor]
+Usual = tuple[Sequence[float], Sequence[float]]  # means and deviations of the maps' averages
 
 
 class SimpleCNN(nn.Module):
@@ -38,8 +39,7 @@ class SimpleCNN(nn.Module):
         self.fc3 = nn.Linear(128, classes)
 
     def forward(self, photos: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.fc3(self.dropout(self.embed(self.maps(photos))))
-        return logits
+        return self.head(self.maps(photos))
 
     def maps(self, photos: torch.Tensor) -> torch.Tensor:
         """What the convolutions make of photos: (N, 256, 14, 14)."""
@@ -50,13 +50,18 @@ class SimpleCNN(nn.Module):
         x = F.relu(self.pool(self.bn3(self.conv3(x))))
         return F.relu(self.pool(self.bn4(self.conv4(x))))
 
+    def head(self, maps: torch.Tensor) -> torch.Tensor:
+        """Logits (N, classes) of maps (N, 256, 14, 14)."""
+        logits: torch.Tensor = self.fc3(self.dropout(self.embed(maps)))
+        return logits
+
     def embed(self, maps: torch.Tensor) -> torch.Tensor:
         """What the linear layers make of the maps, but for the last: (N, 128)."""
         return F.relu(self.fc2(self.dropout(F.relu(self.fc1(maps.flatten(1))))))
 
 
 class Classifier(nn.Module):
-    """What is served: SimpleCNN between normalisation and a softmax with temperature.
+    """SimpleCNN between normalisation and a softmax with temperature.
 
     `forward` takes decoded photos, uint8 (N, 224, 224, 3), and returns probabilities, float32
     (N, classes): softmax(logits / temperature), after Guo and others 2017.
@@ -70,8 +75,50 @@ class Classifier(nn.Module):
         self.mean, self.std, self.temperature = mean, std, temperature
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        photos = normalise(pixels.permute(0, 3, 1, 2), self.mean, self.std)
-        return F.softmax(self.network(photos) / self.temperature, dim=1)
+        return self.probabilities(self.maps(pixels))
+
+    def maps(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.network.maps(normalise(pixels.permute(0, 3, 1, 2), self.mean, self.std))
+
+    def probabilities(self, maps: torch.Tensor) -> torch.Tensor:
+        return F.softmax(self.network.head(maps) / self.temperature, dim=1)
+
+
+class CautiousClassifier(Classifier):
+    """What is served: Classifier that also tells how little a photo is like those it knows.
+
+    `forward` returns probabilities (N, classes) and strangeness (N,), both float32.
+    """
+
+    def __init__(
+        self,
+        network: SimpleCNN,
+        mean: Sequence[float],
+        std: Sequence[float],
+        temperature: float,
+        usual: Usual,
+    ) -> None:
+        super().__init__(network, mean, std, temperature)
+        self.usual = usual
+
+    def forward(  # type: ignore[override]
+        self, pixels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        maps = self.maps(pixels)
+        return self.probabilities(maps), strangeness(maps.mean((2, 3)), *self.usual)
+
+
+def strangeness(
+    averages: torch.Tensor, means: Sequence[float], deviations: Sequence[float]
+) -> torch.Tensor:
+    """How far averages (N, 256) of the last maps lie from their means over the usual photos, (N,).
+
+    The mean over the maps of the squared distance in standard deviations, so about 1 for a usual
+    photo: Mahalanobis' distance, as Lee and others 2018 use it, without the covariances.
+    """
+    device = averages.device
+    offset, scale = (torch.tensor(row, device=device) for row in (means, deviations))
+    return ((averages - offset) / scale).square().mean(dim=1)
 
 
 def normalise(photos: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

@@ -81,6 +81,7 @@ class TrainParams:
 @dataclass(frozen=True)
 class EvaluateParams:
     certain_accuracy: float
+    familiar_share: float
 
 
 @dataclass(frozen=True)

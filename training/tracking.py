@@ -105,7 +105,7 @@ def log_outcome(run: Path, index: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plot_history(run / HISTORY, folder / "history.png")
-        found = figures(logits, labels, split.classes, threshold=1)
+        found = figures(logits, labels, split.classes, np.ones(len(split), bool))
         plot_confusion(found["confusion"], split.classes, folder / "confusion.png")
         bins = {"validation": reliability(*confidences(logits, labels))}
         plot_reliability(bins, folder / "reliability.png")

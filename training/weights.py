@@ -15,7 +15,8 @@ from training.model import SimpleCNN, State, load_network
 from training.params import UsageError, one_line
 
 CARD_KEYS = {
-    "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "sha256"
+    "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",
+    "sha256",
 }  # fmt: skip
 
 

@@ -221,3 +221,15 @@ def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path:
     metrics.initialize_cache()
     ((status, _),) = Server(weights, metrics).answer({"body": jpeg()})
     assert status == 200
+
+
+def test_only_a_sure_answer_about_a_familiar_photo_is_certain(weights: Path) -> None:
+    server = Server(weights)
+    photo = {"body": bytearray(jpeg())}
+    certain = {}
+    for threshold in (0.0, 1.0):
+        for limit in (-1.0, 1e6):
+            server.handler.threshold, server.handler.limit = threshold, limit
+            ((_, body),) = server.answer(photo)
+            certain[threshold, limit] = body["certain"]
+    assert [case for case, is_certain in certain.items() if is_certain] == [(0.0, 1e6)]

@@ -56,7 +56,7 @@ def test_figures_agree_with_counting_by_hand() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1])
     predicted = torch.tensor([0, 0, 1, 1, 0])
     logits = F.one_hot(predicted, 2).float() * torch.tensor([[9], [1], [9], [9], [1]])
-    result = figures(logits, labels, ["cat", "dog"], threshold=0.9)
+    result = figures(logits, labels, ["cat", "dog"], np.array([True, False, True, True, False]))
     assert result["confusion"] == [[2, 1], [1, 1]]
     assert result["accuracy"] == pytest.approx(3 / 5)
     assert result["classes"]["cat"] == {
