@@ -170,6 +170,7 @@ def test_the_management_api_describes_the_model(server: Server) -> None:
     (model,) = requests.get(url, params={"customized": "true"}, timeout=30).json()
     about = model["customizedMetadata"]
     card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
+    del card["strangeness"]  # hundreds of numbers that tell a reader nothing
     assert about.items() >= without_nulls(card).items()
     assert about["parameters"] > 26_000_000
     assert about["version"] == model["modelVersion"] == put(server, CAT).json()["model_version"]
