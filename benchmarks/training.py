@@ -73,9 +73,10 @@ def main() -> None:
         for name, (_, environment) in ROWS.items():
             speeds[name].append(run_row(name, environment))
             print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
-    result = {name: round(median(row), 1) for name, row in speeds.items()}
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
-    write_between_marks(DOCUMENT, MARK, table(result))
+        # After each round, so that an interrupted run keeps what it has.
+        result = {name: round(median(row), 1) for name, row in speeds.items()}
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        write_between_marks(DOCUMENT, MARK, table(result))
     print(table(result))
 
 
