@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from training.augment import augment
 from training.card import write_between_marks
+from training.checkpoint import write_json
 from training.data import Split
 from training.epoch import train_one_step
 from training.hardware import autocast, keep_freed_memory
@@ -75,7 +76,7 @@ def main() -> None:
             print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
         # After each round, so that an interrupted run keeps what it has.
         result = {name: round(median(row), 1) for name, row in speeds.items()}
-        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(RESULT, result)
         write_between_marks(DOCUMENT, MARK, table(result))
     print(table(result))
 

@@ -60,19 +60,24 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def summary(card: dict[str, Any]) -> str:
-    """A paragraph and a table for the README."""
-    test = card["figures"]["test"]
+def class_table(corner: str, split: dict[str, Any]) -> str:
+    """Precision, recall and F1 of each class in the figures of a split."""
     rows = [
         [name, *(percent(row[figure]) for figure in ("precision", "recall", "f1"))]
         + [f"{row['photos']:,}"]
-        for name, row in test["classes"].items()
+        for name, row in split["classes"].items()
     ]
+    return table([corner, "precision", "recall", "F1", "photos"], rows)
+
+
+def summary(card: dict[str, Any]) -> str:
+    """A paragraph and a table for the README."""
+    test = card["figures"]["test"]
     return wrapped(f"""\
 Version {card["version"]}, on the {test["photos"]:,} photos of the test split, which training never
 saw: **{interval(test)}** accuracy, with the 95 % interval.
 
-{table(["", "precision", "recall", "F1", "photos"], rows)}
+{class_table("", test)}
 
 It calls itself certain about {percent(test["certain_share"])} of them, and is then right in
 {percent(test["certain_accuracy"])}; the mean distance of confidence from accuracy (ECE) is
@@ -154,17 +159,12 @@ def measured(card: dict[str, Any]) -> str:
         ("called certain", lambda split: percent(split["certain_share"])),
         ("right where certain", lambda split: percent(split["certain_accuracy"])),
     ]
-    classes = [
-        [name, *(percent(row[figure]) for figure in ("precision", "recall", "f1"))]
-        + [f"{row['photos']:,}"]
-        for name, row in figures["test"]["classes"].items()
-    ]
     before = figures["uncalibrated"]
     return f"""## Figures
 
 {table(["", "validation", "test"], [[text, *map(show, splits)] for text, show in lines])}
 
-{table(["test", "precision", "recall", "F1", "photos"], classes)}
+{class_table("test", figures["test"])}
 
 Confidence is divided by the temperature {card["temperature"]:.3f} in the logits, fitted on
 validation. Before that, on test: cross-entropy {before["cross_entropy"]:.4f}, Brier score

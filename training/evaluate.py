@@ -62,21 +62,6 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     confidence, right = confidences(calibrated, labels)
     familiar = strange <= limit
     threshold = certain_threshold(confidence[familiar], right[familiar], params.certain_accuracy)
-    certain = familiar & (confidence >= threshold)
-    measured: dict[str, Any] = {
-        "validation": figures(calibrated, labels, test.classes, certain),
-        "half_precision": half_precision_cost(run, validation, train_params),
-    }
-
-    averages, logits, labels = split_outputs(network, test, train_params, exact=True)
-    calibrated = logits / temperature
-    confidence, right = confidences(calibrated, labels)
-    certain = (confidence >= threshold) & (strangeness(averages, *usual).numpy() <= limit)
-    measured |= {
-        "test": figures(calibrated, labels, test.classes, certain),
-        "uncalibrated": calibration(logits, labels),
-        "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
-    }
     card: dict[str, Any] = {
         "version": UNRELEASED,
         "classes": about["classes"],
@@ -89,6 +74,21 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "sha256": sha256_of(run / BEST),
     }
     handler, _ = load_handler(run / BEST, card)
+    certain = handler.certain(confidence, strange)
+    measured: dict[str, Any] = {
+        "validation": figures(calibrated, labels, test.classes, certain),
+        "half_precision": half_precision_cost(run, validation, train_params),
+    }
+
+    averages, logits, labels = split_outputs(network, test, train_params, exact=True)
+    calibrated = logits / temperature
+    confidence, right = confidences(calibrated, labels)
+    certain = handler.certain(confidence, strangeness(averages, *usual).numpy())
+    measured |= {
+        "test": figures(calibrated, labels, test.classes, certain),
+        "uncalibrated": calibration(logits, labels),
+        "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
+    }
     served, _ = handler.infer(list(test.pixels[test.rows]))
     measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy())
     measured["not_a_pet"] = not_a_pet(handler)

@@ -115,10 +115,17 @@ def figures(
             }
             for number, name in enumerate(classes)
         },
-        "confusion": metrics.confusion_matrix(
-            labels, predicted, labels=range(len(classes))
-        ).tolist(),
+        "confusion": confusion(logits, labels),
     }
+
+
+def confusion(logits: torch.Tensor, labels: torch.Tensor) -> list[list[int]]:
+    """Photos of each true class (rows) that were called each class (columns)."""
+    numbers = range(logits.shape[1])
+    counts: list[list[int]] = metrics.confusion_matrix(
+        labels, logits.argmax(dim=1), labels=numbers
+    ).tolist()
+    return counts
 
 
 def roc_auc(logits: torch.Tensor, labels: torch.Tensor) -> float | None:

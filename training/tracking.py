@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from training.checkpoint import BEST, HISTORY, read_run
 from training.data import Split
 from training.epoch import split_logits
-from training.figures import confidences, figures, reliability
+from training.figures import confidences, confusion, reliability
 from training.hardware import device
 from training.model import Classifier, load_network
 from training.params import TrainParams
@@ -105,8 +105,7 @@ def log_outcome(run: Path, index: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plot_history(run / HISTORY, folder / "history.png")
-        found = figures(logits, labels, split.classes, np.ones(len(split), bool))
-        plot_confusion(found["confusion"], split.classes, folder / "confusion.png")
+        plot_confusion(confusion(logits, labels), split.classes, folder / "confusion.png")
         bins = {"validation": reliability(*confidences(logits, labels))}
         plot_reliability(bins, folder / "reliability.png")
         plot_worst_mistakes(split, logits, folder / "mistakes.png")
