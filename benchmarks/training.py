@@ -22,6 +22,7 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 
+from benchmarks.machine import processor
 from training.augment import augment
 from training.card import write_between_marks
 from training.checkpoint import write_json
@@ -75,17 +76,22 @@ def main() -> None:
             speeds[name].append(run_row(name, environment))
             print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
         # After each round, so that an interrupted run keeps what it has.
-        result = {name: round(median(row), 1) for name, row in speeds.items()}
-        write_json(RESULT, result)
-        write_between_marks(DOCUMENT, MARK, table(result))
-    print(table(result))
+        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+        results[processor()] = {name: round(median(row), 1) for name, row in speeds.items()}
+        write_json(RESULT, results)
+        write_between_marks(DOCUMENT, MARK, table(results))
+    print(table(results))
 
 
-def table(result: dict[str, float]) -> str:
-    """The rows in Markdown, with the ratio to the first."""
-    plain = result["plain float32 loop"]
-    lines = [f"| {name} | {speed} | {speed / plain:.1f} |" for name, speed in result.items()]
-    return "\n".join(["| | photos/s | times |", "| --- | --- | --- |", *lines])
+def table(results: dict[str, dict[str, float]]) -> str:
+    """The rows in Markdown, with the ratio to the first; a table for each machine."""
+    tables = []
+    for machine, speeds in results.items():
+        plain = speeds["plain float32 loop"]
+        lines = [f"| {name} | {speed} | {speed / plain:.1f} |" for name, speed in speeds.items()]
+        head = [f"| {machine} | photos/s | times |", "| --- | --- | --- |"]
+        tables.append("\n".join([*head, *lines]))
+    return "\n\n".join(tables)
 
 
 def run_row(name: str, environment: dict[str, str]) -> float:

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import json
+
+from benchmarks import ablation, training
+from tests.conftest import REPOSITORY
+
+
+def between(path: str, mark: str) -> str:
+    text = (REPOSITORY / path).read_text()
+    return text.split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip()
+
+
+def test_the_tables_about_training_are_the_measured_ones() -> None:
+    for module in (ablation, training):
+        result = json.loads(module.RESULT.read_text())
+        assert module.table(result).strip() == between("docs/training.md", module.MARK)
