@@ -14,9 +14,10 @@ from ts.context import Context
 from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handler.photo import PhotoException, PhotoTooLargeException, decode_photo
+from handler.backend import load_backend
+from handler.photo import SIDE, PhotoException, PhotoTooLargeException, decode_photo
 from handler.request import photo_bytes, photo_fields
-from training.model import CautiousClassifier, load_network
+from training.model import count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
 PHOTOS_PER_PASS = 8
@@ -34,25 +35,17 @@ class CatsDogsHandler:
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
-        strange = self.card["strangeness"]
-        self.limit: float = strange["limit"]
+        self.limit: float = self.card["strangeness"]["limit"]
         self.version: str = context.manifest["model"]["modelVersion"]
-        self.device = torch.device(
-            f"cuda:{context.system_properties['gpu_id']}"
-            if torch.cuda.is_available() and context.system_properties["gpu_id"] is not None
-            else "cpu"
+        self.backend, self.run = load_backend(
+            lambda: load_classifier(folder / "catsdogs.pt", self.card),
+            self.card["activation_ranges"],
+            folder,
+            context.system_properties["gpu_id"] if torch.cuda.is_available() else None,
+            context.model_yaml_config or {},
         )
-        torch.set_num_threads((context.model_yaml_config or {}).get("threads", 1))
-        state = torch.load(folder / "catsdogs.pt", map_location="cpu", weights_only=True)
-        network = load_network(state, len(self.classes))
-        self.classifier = CautiousClassifier(
-            network,
-            self.card["mean"],
-            self.card["std"],
-            self.card["temperature"],
-            (strange["means"], strange["deviations"]),
-        ).to(self.device)
-        self.infer([np.zeros((self.card["input_size"], self.card["input_size"], 3), np.uint8)])
+        for photos in range(1, PHOTOS_PER_PASS + 1):  # the first pass of each size takes longer
+            self.infer([np.zeros((SIDE, SIDE, 3), np.uint8)] * photos)
 
     def handle(self, requests: list[dict[str, Any]], context: Context) -> list[Any]:
         """Answer each request of a batch; the statuses go into `context`."""
@@ -95,19 +88,16 @@ class CatsDogsHandler:
                 photos[field] = PhotoTooLargeException("photo needs more memory than there is")
         return photos
 
-    @torch.inference_mode()
     def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, classes) and strangeness (N,) of photos, each uint8 (224, 224, 3)."""
         if not pixels:
             return np.empty((0, len(self.classes)), np.float32), np.empty(0, np.float32)
         passes = [
-            self.classifier(torch.from_numpy(part).to(self.device))
-            for part in np.split(
-                np.stack(pixels), range(PHOTOS_PER_PASS, len(pixels), PHOTOS_PER_PASS)
-            )
+            self.run(np.stack(pixels[start : start + PHOTOS_PER_PASS]))
+            for start in range(0, len(pixels), PHOTOS_PER_PASS)
         ]
-        probabilities, strange = (torch.cat(parts) for parts in zip(*passes, strict=True))
-        return probabilities.cpu().numpy(), strange.cpu().numpy()
+        probabilities, strange = (np.concatenate(parts) for parts in zip(*passes, strict=True))
+        return probabilities, strange
 
     def certain(self, confidence: np.ndarray, strange: np.ndarray) -> np.ndarray:
         """Whether to believe an answer: high confidence, about a photo like those it knows."""
@@ -137,9 +127,13 @@ class CatsDogsHandler:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
-        parameters = sum(weight.numel() for weight in self.classifier.parameters())
-        card = {key: value for key, value in self.card.items() if key != "strangeness"}
-        return card | {"version": self.version, "parameters": parameters}
+        internal = ("strangeness", "activation_ranges")
+        card = {key: value for key, value in self.card.items() if key not in internal}
+        return card | {
+            "version": self.version,
+            "parameters": count_parameters(len(self.classes)),
+            "backend": self.backend,
+        }
 
     def _prediction(self, probabilities: np.ndarray, strange: np.ndarray) -> dict[str, Any]:
         best = int(probabilities.argmax())

@@ -16,6 +16,11 @@ from training.model import SimpleCNN, half_precision
 from training.params import Params, load_params
 
 REPOSITORY = Path(__file__).parent.parent
+# Of untrained weights, whose activations shrink from layer to layer.
+RANGES = {
+    "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],
+    "fc2": [0, 1], "fc3": [0, 1],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +67,7 @@ def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "temperature": 1.5,
         "threshold": 0.9,
         "strangeness": {"means": [0.0] * 256, "deviations": [1.0] * 256, "limit": 1e6},
+        "activation_ranges": RANGES,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {},
     }

@@ -11,9 +11,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import handler
 import training
+from handler.backend import INT8_GRAPH, write_graph
+from training.model import load_classifier
 from training.params import UsageError
 from training.weights import check_version, check_weights, sha256_of
 
@@ -21,6 +24,7 @@ MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
 MODULES = (
     "handler/__init__.py",
+    "handler/backend.py",
     "handler/photo.py",
     "handler/request.py",
     "training/__init__.py",
@@ -44,7 +48,7 @@ def archive(weights: Path, version: str | None, output: Path) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     # In the same file system, so that the last step is a rename.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".archive-") as folder:
-        built = build(weights, version, Path(folder).resolve())
+        built = build(weights, card, version, Path(folder).resolve())
         new_checksum = Path(folder, "sha256")
         new_checksum.write_text(f"{sha256_of(built)}  {output.name}\n")
         os.replace(built, output)
@@ -52,7 +56,7 @@ def archive(weights: Path, version: str | None, output: Path) -> str:
     return version
 
 
-def build(weights: Path, version: str, folder: Path) -> Path:
+def build(weights: Path, card: dict[str, Any], version: str, folder: Path) -> Path:
     """Run torch-model-archiver inside `folder`; the path of the archive."""
     handler_folder = Path(handler.__file__).parent
     repository = Path(training.__file__).parent.parent
@@ -61,6 +65,9 @@ def build(weights: Path, version: str, folder: Path) -> Path:
     for module in MODULES:
         (extra / module).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(repository / module, extra / module)
+    # Converted here, so that workers start in half the time and without what conversion leaves in
+    # their memory.
+    write_graph(load_classifier(weights, card), card["activation_ranges"], extra / INT8_GRAPH)
     # The handler reads them under these names, whatever the given weights are called.
     shutil.copy(weights.with_suffix(".json"), extra / f"{MODEL_NAME}.json")
     shutil.copy(weights, folder / f"{MODEL_NAME}.pt")

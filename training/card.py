@@ -199,8 +199,10 @@ def same_answers(card: dict[str, Any]) -> str:
     return f"""## Stored and served
 
 Half-precision weights (measured on the last epoch's): {cost}. What the handler answers to the
-test photos, against PyTorch in float32: the same label for {percent(served["same_label"], 2)},
-probabilities at most {served["largest_difference"]:.4f} apart."""
+test photos ({served["backend"]}), against PyTorch in float32: the same label for
+{percent(served["same_label"], 2)}, probabilities at most {served["largest_difference"]:.4f} apart,
+{percent(served["accuracy"], 2)} right instead of
+{percent(card["figures"]["test"]["accuracy"], 2)}."""
 
 
 def limits(card: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ from training.not_pets import not_pets
 from training.params import EvaluateParams, TrainParams, UsageError
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
+from training.ranges import activation_ranges
 from training.weights import checked_network, sha256_of
 
 METRICS = "metrics.json"  # the chief numbers of best.json
@@ -71,6 +72,9 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "temperature": temperature,
         "threshold": threshold,
         "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
+        "activation_ranges": activation_ranges(
+            network, Split(index, "train"), params.range_photos, train_params
+        ),
         "sha256": sha256_of(run / BEST),
     }
     handler, _ = load_handler(run / BEST, card)
@@ -90,7 +94,10 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
     }
     served, _ = handler.infer(list(test.pixels[test.rows]))
-    measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy())
+    measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy()) | {
+        "accuracy": float((served.argmax(1) == labels.numpy()).mean()),
+        "backend": handler.backend,
+    }
     measured["not_a_pet"] = not_a_pet(handler)
     card |= {"figures": measured, "training": about}
     write_json(run / CARD, card)

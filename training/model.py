@@ -7,6 +7,8 @@ input and its logits into probabilities; CautiousClassifier adds what makes it d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,6 +138,25 @@ def load_network(state: State, classes: int) -> SimpleCNN:
     network = SimpleCNN(classes)
     network.load_state_dict(state, strict=True)
     return network.eval()
+
+
+def load_classifier(weights: Path, card: dict[str, Any]) -> CautiousClassifier:
+    """What is served, from a state dict and the JSON file that describes it."""
+    state = torch.load(weights, map_location="cpu", weights_only=True)
+    strange = card["strangeness"]
+    return CautiousClassifier(
+        load_network(state, len(card["classes"])),
+        card["mean"],
+        card["std"],
+        card["temperature"],
+        (strange["means"], strange["deviations"]),
+    )
+
+
+def count_parameters(classes: int) -> int:
+    """How many numbers SimpleCNN learns."""
+    with torch.device("meta"):  # takes no memory
+        return sum(weight.numel() for weight in SimpleCNN(classes).parameters())
 
 
 def half_precision(state: State) -> State:

@@ -82,6 +82,7 @@ class TrainParams:
 class EvaluateParams:
     certain_accuracy: float
     familiar_share: float
+    range_photos: int
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,11 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "catsdogs.pt",
             "catsdogs_handler.py",
             "handler/__init__.py",
+            "handler/backend.py",
             "handler/photo.py",
             "handler/request.py",
+            "int8/graph.bin",
+            "int8/graph.xml",
             "model-config.yaml",
             "training/__init__.py",
             "training/model.py",
@@ -123,7 +126,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(
         refuse(spoiled, output, "not written by this program")
     for card_text in ("{}", "text", "[]"):
         spoiled.with_suffix(".json").write_text(card_text)
-        refuse(spoiled, output, r"catsdogs\.json: (needs classes|can't be read)")
+        refuse(spoiled, output, r"catsdogs\.json: (needs activation_ranges|can't be read)")
 
 
 @pytest.mark.parametrize("version", ["", "a/b", "1 0", "..", "1.0-beta", "1."])
