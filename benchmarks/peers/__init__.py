@@ -1,0 +1,1 @@
+"""What one would use instead, each written as its own documentation advises."""

@@ -1,0 +1,83 @@
+"""What each backend and precision takes and gives: milliseconds on one core, and accuracy.
+
+python -m benchmarks.precision --index runs/index    # writes the table in docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import openvino
+
+from benchmarks.machine import processor
+from benchmarks.report import DOCUMENT
+from handler.backend import Backend, load_backend
+from training.card import write_between_marks
+from training.data import Split
+from training.model import load_classifier
+
+MARK = "precision, written by `python -m benchmarks.precision`"
+WEIGHTS = Path(__file__).parent.parent / "models/catsdogs.pt"
+REPEATS = 20
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--index", type=Path, default=Path("runs/index"))
+    split = Split(parser.parse_args().index, "validation")
+    pixels, labels = split.pixels[split.rows], np.array(split.labels)
+    head = ["", "ms, 1 photo", f"ms a photo of {BATCH}", "validation", "mean / largest distance"]
+    rows, exact = [head, ["---"] * len(head)], None
+    for name, run in backends().items():
+        parts = [run(pixels[start : start + BATCH])[0] for start in range(0, len(pixels), BATCH)]
+        probabilities = np.concatenate(parts)
+        exact = probabilities if exact is None else exact
+        distance = np.abs(probabilities - exact)
+        rows.append(
+            [
+                name,
+                f"{milliseconds(run, pixels[:1]):.1f}",
+                f"{milliseconds(run, pixels[:BATCH]) / BATCH:.1f}",
+                f"{100 * (probabilities.argmax(1) == labels).mean():.2f} %",
+                f"{distance.mean():.4f} / {distance.max():.4f}",
+            ]
+        )
+    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    print(text)
+    note = f"Least of {REPEATS} on one core of {processor()}; {len(labels):,} validation photos."
+    write_between_marks(DOCUMENT, MARK, f"{note}\n\n{text}")
+
+
+def backends() -> dict[str, Backend]:
+    """PyTorch first: the others are compared with it."""
+    card = json.loads(WEIGHTS.with_suffix(".json").read_text())
+    bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    choices = [{"backend": "pytorch"}, {"precision": "f32"}, {"precision": "int8"}]
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for options in choices + [{"precision": "bf16"}] * bf16:
+            name, run = load_backend(
+                lambda: load_classifier(WEIGHTS, card),
+                card["activation_ranges"], Path(folder), None, options,
+            )  # fmt: skip
+            found[name] = run
+    return found
+
+
+def milliseconds(run: Backend, pixels: np.ndarray) -> float:
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        run(pixels)
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * min(seconds)
+
+
+if __name__ == "__main__":
+    main()

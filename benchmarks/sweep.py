@@ -1,0 +1,135 @@
+"""What batch size, batch delay, number of workers and the frontend's settings do to our server.
+
+python -m benchmarks.sweep    # about 8 minutes; writes the tables in docs/benchmarks.md
+
+Batches and workers are set by the management API on one running server, the frontend's settings in
+config.properties of a new one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.machine import processor
+from benchmarks.peers.servers import OURS_NAME, SERVERS, Peer, Running, running
+from benchmarks.report import DOCUMENT
+from benchmarks.serving import PHOTO, Figures, wrk
+from training.card import write_between_marks
+
+OURS = next(peer for peer in SERVERS if peer.name == OURS_NAME)
+MARK = "settings, written by `python -m benchmarks.sweep`"
+SECONDS = 4
+CLIENTS = (1, 4, 16, 64)
+MANY_CLIENTS = (4, 16, 64, 128, 256)
+BATCHES = ((1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (8, 1), (8, 5), (16, 1))  # size, delay in ms
+WORKERS = (1, 2, 4)
+FRONTENDS = {
+    "as configured": ("", ""),
+    "Java's own choice of collector": ("-XX:+UseSerialGC ", ""),
+    "parallel collector": ("-XX:+UseSerialGC", "-XX:+UseParallelGC"),
+    "netty's own number of threads": ("number_of_netty_threads=2\nnetty_client_threads=2\n", ""),
+}
+
+
+def main() -> None:
+    lines = [f"{SECONDS} seconds each on {processor()}."]
+    with server(OURS) as ours:
+        rows = {f"{size}, {delay} ms": at(ours, size, delay, 2, CLIENTS) for size, delay in BATCHES}
+        lines.append(table("batch size, delay", rows))
+        size, delay = configured()
+        rows = {str(n): at(ours, size, delay, n, MANY_CLIENTS) for n in WORKERS}
+        lines += [table("workers", rows), amdahl(rows)]
+    rows = {}
+    for name, (old, new) in FRONTENDS.items():
+        if old not in OURS.configuration:
+            sys.exit(f"config.properties has no {old!r} to replace; look at FRONTENDS")
+        peer = dataclasses.replace(OURS, configuration=OURS.configuration.replace(old, new))
+        with server(peer) as ours:
+            wrk(ours, PHOTO, 16, 2)
+            rows[name] = {clients: wrk(ours, PHOTO, clients, SECONDS) for clients in CLIENTS}
+            rows[name][0] = {"megabytes": frontend_megabytes(ours)}
+            print(name, rows[name], file=sys.stderr)
+    megabytes = ", ".join(
+        f"{row.pop(0)['megabytes']:.0f} MB ({name})" for name, row in rows.items()
+    )
+    lines += [table("frontend", rows), f"The frontend's memory: {megabytes}."]
+    write_between_marks(DOCUMENT, MARK, "\n\n".join(lines))
+
+
+def amdahl(rows: dict[str, dict[int, Figures]]) -> str:
+    """What the second worker brings, and by Amdahl's law (1967) a machine with more cores.
+
+    speedup(n) = 1 / (s + (1 - s) / n); s, the share that doesn't run in parallel, from n = 2.
+    """
+    one, two = (rows[n][16]["photos_per_second"] for n in ("1", "2"))
+    serial = max(0.0, 2 * one / two - 1)
+    cores = {n: one / (serial + (1 - serial) / n) for n in (4, 8, 16)}
+    expected = ", ".join(f"{speed:.0f} on {n} cores" for n, speed in cores.items())
+    return (
+        f"The second worker makes {two / one:.2f} times the photos/s of one, so {serial:.0%} of "
+        f"the work doesn't run in parallel (Amdahl; load generator and frontend sit on the same "
+        f"two cores). At best, then: {expected}, in photos/s."
+    )
+
+
+@contextmanager
+def server(peer: Peer) -> Iterator[Running]:
+    with tempfile.TemporaryDirectory() as folder, running(peer, PHOTO, Path(folder)) as ours:
+        yield ours
+
+
+def configured() -> tuple[int, int]:
+    """Batch size and delay of model-config.yaml."""
+    import yaml
+
+    config = yaml.safe_load(Path("handler/model-config.yaml").read_text())
+    return config["batchSize"], config["maxBatchDelay"]
+
+
+def at(
+    ours: Running, size: int, delay: int, workers: int, loads: tuple[int, ...]
+) -> dict[int, Figures]:
+    """Register the archive anew with these settings; figures by number of clients."""
+    for method, address in (
+        ("DELETE", f"{ours.management}/models/catsdogs"),
+        ("POST", f"{ours.management}/models?url=catsdogs.mar&initial_workers={workers}"
+                 f"&batch_size={size}&max_batch_delay={delay}"),
+    ):  # fmt: skip
+        with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=60):
+            pass
+    wrk(ours, PHOTO, 16, 2)
+    figures = {clients: wrk(ours, PHOTO, clients, SECONDS) for clients in loads}
+    print(size, delay, workers, figures, file=sys.stderr)
+    return figures
+
+
+def frontend_megabytes(ours: Running) -> float:
+    import psutil
+
+    processes = psutil.Process(ours.process.pid).children(recursive=True)
+    return next(p.memory_info().rss / 1e6 for p in processes if p.name() == "java")
+
+
+def table(corner: str, rows: dict[str, dict[int, Figures]]) -> str:
+    """Photos/s and median latency, and what was refused, of each row by number of clients."""
+    loads = list(next(iter(rows.values())))
+    lines = [f"| {corner} | {' | '.join(f'{clients} clients' for clients in loads)} |"]
+    lines.append("| --- " * (len(loads) + 1) + "|")
+    for name, row in rows.items():
+        cells = [
+            f"{figures['photos_per_second']:.0f}/s, {figures['p50']:.1f} ms"
+            + (f", {figures['errors']:.0f} refused" if figures["errors"] else "")
+            for figures in row.values()
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
