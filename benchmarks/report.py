@@ -25,7 +25,7 @@ highest photos/s of the rounds.
 {table(result)}
 
 {ratios(result)}"""
-    write_between_marks(DOCUMENT, MARK, text)
+    write_between_marks(DOCUMENT, MARK, wrapped(text))
     write_between_marks(README, README_MARK, wrapped(about(result)))
 
 
