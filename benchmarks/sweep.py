@@ -38,28 +38,37 @@ FRONTENDS = {
 
 
 def main() -> None:
-    lines = [f"{SECONDS} seconds each on {processor()}."]
+    parts = [f"{SECONDS} seconds each on {processor()}.", batches(), workers(), frontends()]
+    write_between_marks(DOCUMENT, MARK, "\n\n".join(parts))
+
+
+def batches() -> str:
     with server(OURS) as ours:
-        rows = {f"{size}, {delay} ms": at(ours, size, delay, 2, CLIENTS) for size, delay in BATCHES}
-        lines.append(table("batch size, delay", rows))
-        size, delay = configured()
-        rows = {str(n): at(ours, size, delay, n, MANY_CLIENTS) for n in WORKERS}
-        lines += [table("workers", rows), amdahl(rows)]
+        return table(
+            "batch size, delay",
+            {f"{size}, {delay} ms": registered(ours, size, delay) for size, delay in BATCHES},
+        )
+
+
+def workers() -> str:
     rows = {}
+    for number in WORKERS:
+        environment = {"TS_DEFAULT_WORKERS_PER_MODEL": str(number)}
+        with server(dataclasses.replace(OURS, environment=environment)) as ours:
+            rows[str(number)] = loaded(ours, MANY_CLIENTS)
+    return f"{table('workers', rows)}\n\n{amdahl(rows)}"
+
+
+def frontends() -> str:
+    rows, megabytes = {}, []
     for name, (old, new) in FRONTENDS.items():
         if old not in OURS.configuration:
             sys.exit(f"config.properties has no {old!r} to replace; look at FRONTENDS")
         peer = dataclasses.replace(OURS, configuration=OURS.configuration.replace(old, new))
         with server(peer) as ours:
-            wrk(ours, PHOTO, 16, 2)
-            rows[name] = {clients: wrk(ours, PHOTO, clients, SECONDS) for clients in CLIENTS}
-            rows[name][0] = {"megabytes": frontend_megabytes(ours)}
-            print(name, rows[name], file=sys.stderr)
-    megabytes = ", ".join(
-        f"{row.pop(0)['megabytes']:.0f} MB ({name})" for name, row in rows.items()
-    )
-    lines += [table("frontend", rows), f"The frontend's memory: {megabytes}."]
-    write_between_marks(DOCUMENT, MARK, "\n\n".join(lines))
+            rows[name] = loaded(ours, CLIENTS)
+            megabytes.append(f"{frontend_megabytes(ours):.0f} MB ({name})")
+    return f"{table('frontend', rows)}\n\nThe frontend's memory: {', '.join(megabytes)}."
 
 
 def amdahl(rows: dict[str, dict[int, Figures]]) -> str:
@@ -84,28 +93,22 @@ def server(peer: Peer) -> Iterator[Running]:
         yield ours
 
 
-def configured() -> tuple[int, int]:
-    """Batch size and delay of model-config.yaml."""
-    import yaml
-
-    config = yaml.safe_load(Path("handler/model-config.yaml").read_text())
-    return config["batchSize"], config["maxBatchDelay"]
-
-
-def at(
-    ours: Running, size: int, delay: int, workers: int, loads: tuple[int, ...]
-) -> dict[int, Figures]:
+def registered(ours: Running, size: int, delay: int) -> dict[int, Figures]:
     """Register the archive anew with these settings; figures by number of clients."""
     for method, address in (
         ("DELETE", f"{ours.management}/models/catsdogs"),
-        ("POST", f"{ours.management}/models?url=catsdogs.mar&initial_workers={workers}"
+        ("POST", f"{ours.management}/models?url=catsdogs.mar&initial_workers=2"
                  f"&batch_size={size}&max_batch_delay={delay}"),
     ):  # fmt: skip
         with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=60):
             pass
-    wrk(ours, PHOTO, 16, 2)
+    return loaded(ours, CLIENTS)
+
+
+def loaded(ours: Running, loads: tuple[int, ...]) -> dict[int, Figures]:
+    wrk(ours, PHOTO, 16, 2)  # warms up
     figures = {clients: wrk(ours, PHOTO, clients, SECONDS) for clients in loads}
-    print(size, delay, workers, figures, file=sys.stderr)
+    print(figures, file=sys.stderr)
     return figures
 
 
