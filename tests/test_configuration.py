@@ -66,7 +66,8 @@ def test_no_large_file_but_the_weights_is_tracked() -> None:
     tracked = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
     for name in filter(None, tracked.stdout.split("\0")):
         path = REPOSITORY / name
-        limit = 30_000 if path.suffix in (".jpg", ".png") else 200_000
+        picture = path.suffix in (".jpg", ".png")
+        limit = 30_000 if picture and not name.startswith("docs/") else 200_000  # plots are larger
         assert name == "models/catsdogs.pt" or not path.exists() or path.stat().st_size <= limit, (
             name
         )
