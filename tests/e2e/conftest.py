@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
 from training.archive import archive
 
@@ -83,14 +83,6 @@ def new_server(folder: Path) -> Server:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     return Server(folder, environment)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
 
 
 @pytest.fixture(scope="session")

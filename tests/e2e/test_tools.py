@@ -11,8 +11,9 @@ from threading import Thread
 import psutil
 import pytest
 
+from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, free_ports, new_server
+from tests.e2e.conftest import Server, new_server
 
 
 @pytest.fixture
