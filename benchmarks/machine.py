@@ -21,7 +21,7 @@ def processor() -> str:
         if features.get(key)
     ]  # fmt: skip
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name()} with {', '.join(units) or 'nothing special'}"
+    return f"{cores} cores of {name()} with {', '.join(units) or 'AVX2 or less'}"
 
 
 def name() -> str:

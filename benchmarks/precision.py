@@ -1,6 +1,8 @@
 """What each backend and precision takes and gives: milliseconds on one core, and accuracy.
 
-python -m benchmarks.precision --index runs/index    # writes the table in docs/benchmarks.md
+python -m benchmarks.precision --index runs/index
+
+Writes precision.json beside it, by machine, and a table of each in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from handler.backend import Backend, load_backend
 from training.card import write_between_marks
+from training.checkpoint import write_json
 from training.data import Split
 from training.model import load_classifier
 
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "precision, written by `python -m benchmarks.precision`"
 WEIGHTS = Path(__file__).parent.parent / "models/catsdogs.pt"
 REPEATS = 20
@@ -32,26 +36,32 @@ def main() -> None:
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
     split = Split(parser.parse_args().index, "validation")
     pixels, labels = split.pixels[split.rows], np.array(split.labels)
-    head = ["", "ms, 1 photo", f"ms a photo of {BATCH}", "validation", "mean / largest distance"]
-    rows, exact = [head, ["---"] * len(head)], None
+    rows, exact = {}, None
     for name, run in backends().items():
         parts = [run(pixels[start : start + BATCH])[0] for start in range(0, len(pixels), BATCH)]
         probabilities = np.concatenate(parts)
         exact = probabilities if exact is None else exact
         distance = np.abs(probabilities - exact)
-        rows.append(
-            [
-                name,
-                f"{milliseconds(run, pixels[:1]):.1f}",
-                f"{milliseconds(run, pixels[:BATCH]) / BATCH:.1f}",
-                f"{100 * (probabilities.argmax(1) == labels).mean():.2f} %",
-                f"{distance.mean():.4f} / {distance.max():.4f}",
-            ]
-        )
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    print(text)
-    note = f"Least of {REPEATS} on one core of {processor()}; {len(labels):,} validation photos."
-    write_between_marks(DOCUMENT, MARK, f"{note}\n\n{text}")
+        rows[name] = [
+            f"{milliseconds(run, pixels[:1]):.1f}",
+            f"{milliseconds(run, pixels[:BATCH]) / BATCH:.1f}",
+            f"{100 * (probabilities.argmax(1) == labels).mean():.2f} %",
+            f"{distance.mean():.4f} / {distance.max():.4f}",
+        ]
+        print(name, *rows[name])
+    machines = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    machines[processor()] = {"photos": len(labels), "rows": rows}
+    write_json(RESULT, machines)
+    tables = [table(machine, **figures) for machine, figures in machines.items()]
+    write_between_marks(DOCUMENT, MARK, "\n\n".join(tables))
+
+
+def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:
+    head = ["", "ms, 1 photo", f"ms a photo of {BATCH}", "validation", "mean / largest distance"]
+    lines = [head, ["---"] * len(head), *([name, *row] for name, row in rows.items())]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    note = f"Least of {REPEATS} on one core of {machine}; {photos:,} validation photos."
+    return f"{note}\n\n{text}"
 
 
 def backends() -> dict[str, Backend]:

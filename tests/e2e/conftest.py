@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,12 +60,21 @@ class Server:
         assert not alive
 
 
-def new_server(folder: Path) -> Server:
-    """A folder with the repository's configuration and the archive of the released weights."""
+@pytest.fixture(scope="session")
+def archives(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the released weights as catsdogs.mar and, as version 2.0, catsdogs-2.0.mar."""
+    folder = tmp_path_factory.mktemp("archives")
+    for version, name in ((None, "catsdogs.mar"), ("2.0", "catsdogs-2.0.mar")):
+        archive(REPOSITORY / "models/catsdogs.pt", version, folder / name)
+    return folder
+
+
+def new_server(folder: Path, archives: Path) -> Server:
+    """A folder with the repository's configuration and a model store of its own."""
     for name in ("config.properties", "log4j2.xml", "handler"):
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "tmp").mkdir()
-    archive(REPOSITORY / "models/catsdogs.pt", None, folder / "model_store/catsdogs.mar")
+    shutil.copytree(archives, folder / "model_store")
     ports = iter(free_ports(5))
     environment = {
         name: value
@@ -86,9 +96,9 @@ def new_server(folder: Path) -> Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for all tests that don't stop it, started as the README says."""
-    server = new_server(tmp_path_factory.mktemp("server"))
+    server = new_server(tmp_path_factory.mktemp("server"), archives)
     with (server.folder / "launcher.log").open("w") as log:
         subprocess.run(
             ["torchserve", "--start", "--ncs", "--ts-config", "config.properties"],

@@ -17,8 +17,8 @@ from tests.e2e.conftest import Server, new_server
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    server = new_server(tmp_path)
+def own_server(archives: Path, tmp_path: Path) -> Iterator[Server]:
+    server = new_server(tmp_path, archives)
     server.environment["TS_DEFAULT_WORKERS_PER_MODEL"] = "1"
     yield server
     server.stop()

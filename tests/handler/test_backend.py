@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
+import torch
 
 from handler import backend
-from handler.backend import Backend, load_backend, write_graph
+from handler.backend import Backend, computes_int8, load_backend, write_graph
 from handler.photo import decode_photo
 from tests.conftest import REPOSITORY
 from training.model import CautiousClassifier, load_classifier
@@ -17,6 +18,7 @@ from training.not_pets import not_pets
 
 WEIGHTS = REPOSITORY / "models/catsdogs.pt"
 CARD = json.loads(WEIGHTS.with_suffix(".json").read_text())
+INT8 = computes_int8()
 BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -40,6 +42,15 @@ def pixels() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model's folder in which workers of both precisions have started."""
+    folder = tmp_path_factory.mktemp("model")
+    for precision in ("int8", "f32"):
+        load(folder, precision=precision)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def exact(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the released weights say in PyTorch and float32."""
     name, run = load(Path("unused"), backend="pytorch")
@@ -54,7 +65,9 @@ def exact(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pytest.param(
             "bf16", 0.02, 0.52, marks=pytest.mark.skipif(not BF16, reason="no bfloat16 units")
         ),
-        ("int8", 0.1, 0.6),
+        pytest.param(
+            "int8", 0.1, 0.6, marks=pytest.mark.skipif(not INT8, reason="no units for int8")
+        ),
     ],
 )
 def test_the_compiled_classifier_says_what_pytorch_says(
@@ -63,9 +76,9 @@ def test_the_compiled_classifier_says_what_pytorch_says(
     sure: float,
     pixels: np.ndarray,
     exact: tuple[np.ndarray, np.ndarray],
-    tmp_path: Path,
+    converted: Path,
 ) -> None:
-    name, run = load(tmp_path, precision=precision)
+    name, run = load(converted, precision=precision)
     assert name == f"OpenVINO {precision}"
     passes = [run(pixels[start : start + 8]) for start in range(0, len(pixels), 8)]
     probabilities, strange = (np.concatenate(parts) for parts in zip(*passes, strict=True))
@@ -78,41 +91,48 @@ def test_the_compiled_classifier_says_what_pytorch_says(
     assert ((strange > limit) == (exact[1] > limit))[clear].all()
 
 
-def test_a_photo_gets_the_same_answer_in_any_company(pixels: np.ndarray, tmp_path: Path) -> None:
-    _, run = load(tmp_path)
+@pytest.mark.parametrize("unit", ["avx512_vnni", "avx_vnni", "amx_int8", "avx2"])
+def test_int8_is_chosen_only_where_sums_of_it_do_not_overflow(
+    unit: str, monkeypatch: pytest.MonkeyPatch, converted: Path
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True})
+    name, _ = load(converted)
+    assert name == f"OpenVINO {'f32' if unit == 'avx2' else 'int8'}"
+
+
+def test_a_photo_gets_the_same_answer_in_any_company(pixels: np.ndarray, converted: Path) -> None:
+    _, run = load(converted)
     together = run(pixels[:8])
     for number in (0, 7):
         for one, of_eight in zip(run(pixels[number : number + 1]), together, strict=True):
             assert one[0] == pytest.approx(of_eight[number], abs=1e-4)
 
 
-def test_answers_are_not_overwritten_by_the_next_ones(pixels: np.ndarray, tmp_path: Path) -> None:
-    _, run = load(tmp_path)
+def test_answers_are_not_overwritten_by_the_next_ones(pixels: np.ndarray, converted: Path) -> None:
+    _, run = load(converted)
     first, _ = run(pixels[:1])
     kept = first.copy()
     run(pixels[-1:])
     assert np.array_equal(first, kept)
 
 
-def test_only_the_first_worker_converts(tmp_path: Path) -> None:
-    load(tmp_path)
-    content = sorted(path.name for path in tmp_path.iterdir())
-    assert content == ["int8"]
+def test_only_the_first_worker_converts(converted: Path) -> None:
+    assert sorted(path.name for path in converted.iterdir()) == ["float", "int8"]
 
     def refuse() -> CautiousClassifier:
         raise AssertionError("converted again")
 
-    name, _ = load_backend(refuse, CARD["activation_ranges"], tmp_path, None, {})
-    assert name == "OpenVINO int8"
+    for precision in ("int8", "f32"):
+        options = {"precision": precision}
+        load_backend(refuse, CARD["activation_ranges"], converted, None, options)
 
 
-def test_of_two_workers_that_convert_at_once_one_wins_and_nothing_is_left(tmp_path: Path) -> None:
-    graph = tmp_path / "float/graph.xml"
+def test_of_two_workers_that_convert_at_once_one_wins_and_nothing_is_left(converted: Path) -> None:
+    graph = converted / "float/graph.xml"
+    written = graph.stat()
     write_graph(classifier(), {}, graph)
-    size = graph.stat().st_size
-    write_graph(classifier(), {}, graph)
-    assert graph.stat().st_size == size
-    assert list(tmp_path.iterdir()) == [graph.parent]
+    assert graph.stat() == written
+    assert sorted(path.name for path in converted.iterdir()) == ["float", "int8"]
 
 
 def test_without_openvino_pytorch_answers_and_the_log_says_so(

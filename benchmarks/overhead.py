@@ -1,0 +1,68 @@
+"""Where a photo's processor time goes: frontend, workers, load generator, and what needs none.
+
+python -m benchmarks.overhead    # a minute; writes the table in docs/benchmarks.md
+
+Sixteen clients load our server; each process's own clock says what it took.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from benchmarks.machine import processor
+from benchmarks.peers.servers import REPOSITORY, Running, running
+from benchmarks.report import DOCUMENT
+from benchmarks.serving import PHOTO, wrk
+from benchmarks.sweep import OURS
+from training.card import write_between_marks
+
+MARK = "overhead, written by `python -m benchmarks.overhead`"
+CLIENTS, SECONDS = 16, 20
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder, running(OURS, PHOTO, Path(folder)) as ours:
+        wrk(ours, PHOTO, CLIENTS, 5)  # warms up
+        before, generator = seconds(ours), os.times().children_user + os.times().children_system
+        figures = wrk(ours, PHOTO, CLIENTS, SECONDS)
+        after = seconds(ours)
+        generator = os.times().children_user + os.times().children_system - generator
+    command = [sys.executable, "-m", "benchmarks.peers.limit", PHOTO, "5"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    cores = len(os.sched_getaffinity(0))
+    limit = 1e3 * cores / float(told.stdout)
+    photos = figures["photos_per_second"] * SECONDS
+    taken = {name: 1e3 * (after[name] - before[name]) / photos for name in after}
+    whole = 1e3 * cores / figures["photos_per_second"]
+    rows = {
+        "a photo's share of the cores": whole,
+        "decode and forward pass, as without a server": limit,
+        "workers, beyond that": taken["workers"] - limit,
+        "frontend": taken["frontend"],
+        "load generator": 1e3 * generator / photos,
+        "idle": whole - sum(taken.values()) - 1e3 * generator / photos,
+    }
+    lines = ["|  | ms a photo |", "| --- | --- |"]
+    lines += [f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows.items()]
+    text = "\n".join([f"{CLIENTS} clients on {processor()}.\n", *lines])
+    print(text)
+    write_between_marks(DOCUMENT, MARK, text)
+
+
+def seconds(ours: Running) -> dict[str, float]:
+    """Processor seconds that frontend and workers have taken so far."""
+    taken = {"frontend": 0.0, "workers": 0.0}
+    for process in psutil.Process(ours.process.pid).children(recursive=True):
+        times = process.cpu_times()
+        taken["frontend" if process.name() == "java" else "workers"] += times.user + times.system
+    return taken
+
+
+if __name__ == "__main__":
+    main()
