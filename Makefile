@@ -20,11 +20,11 @@ demo: serve ## classify a photo on a running server: make demo [PHOTO="a.jpg b.j
 	@$(PY) tools/demo $(PHOTO)
 	@echo; echo "The server runs on; \`make stop\` stops it."
 
-serve: $(ARCHIVE) ## start TorchServe and wait until it answers
-	@$(PY) tools/serve
+serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is answered
+	@$(PY) tools/serve --detach
 
-stop: ## stop TorchServe
-	@.venv/bin/torchserve --stop --foreground
+stop: ## stop them; what has been accepted is answered first
+	@$(PY) tools/serve --stop
 
 train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
 	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \

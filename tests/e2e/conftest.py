@@ -1,14 +1,17 @@
-"""A real TorchServe on free ports, started by the commands of the README."""
+"""Real servers on free ports, started by the commands of the README."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -22,17 +25,20 @@ BIN = Path(sys.executable).parent
 
 @dataclass
 class Server:
-    """A folder from which TorchServe runs, and where it listens."""
+    """A folder from which TorchServe and the gateway run, and where they listen."""
 
     folder: Path
     environment: dict[str, str]
 
     def address(self, name: str) -> str:
+        """Of one of TorchServe's listeners, or of the "gateway"."""
+        if name == "gateway":
+            return f"http://127.0.0.1:{self.environment['CATSDOGS_PORT']}"
         return self.environment[f"TS_{name.upper()}_ADDRESS"]
 
     @property
     def predictions(self) -> str:
-        return f"{self.address('inference')}/predictions/catsdogs"
+        return f"{self.address('gateway')}/predictions/catsdogs"
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -40,24 +46,36 @@ class Server:
             check=False, stdin=subprocess.DEVNULL,
         )  # fmt: skip
 
-    def serve(self) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, REPOSITORY / "tools/serve")
+    def serve(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, REPOSITORY / "tools/serve", *options)
+
+    def launcher(self) -> psutil.Process:
+        state = json.loads((self.folder / "logs/serve.json").read_text())
+        return psutil.Process(state["pid"])
+
+    def processes(self) -> list[psutil.Process]:
+        """The launcher, TorchServe's frontend and workers, and the gateway, as far as they run."""
+        try:
+            return [self.launcher(), *self.launcher().children(recursive=True)]
+        except (FileNotFoundError, psutil.NoSuchProcess):
+            return []
+
+    def process(self, name: str) -> psutil.Process:
+        """ "java", the frontend, or "caddy", the gateway."""
+        return next(process for process in self.processes() if process.name() == name)
+
+    def workers(self) -> list[psutil.Process]:
+        return self.process("java").children()
 
     def stop(self) -> None:
-        """Stop what was started here, and make sure that no process is left."""
-        pid_file = Path(self.environment["TMPDIR"]) / ".model_server.pid"
-        if not pid_file.exists():
-            return
-        try:
-            frontend = psutil.Process(int(pid_file.read_text()))
-            processes = [frontend, *frontend.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return
-        self.run(BIN / "torchserve", "--stop", "--foreground")
-        _, alive = psutil.wait_procs(processes, timeout=30)
+        """Stop what was started here, and make sure that no process and no folder is left."""
+        processes = self.processes()
+        stopped = self.serve("--stop")
+        _, alive = psutil.wait_procs(processes, timeout=5)
         for process in alive:
             process.kill()
-        assert not alive
+        assert not alive, stopped.stderr
+        assert list(Path(self.environment["TMPDIR"]).iterdir()) == []
 
 
 @pytest.fixture(scope="session")
@@ -75,18 +93,20 @@ def new_server(folder: Path, archives: Path) -> Server:
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "tmp").mkdir()
     shutil.copytree(archives, folder / "model_store")
-    ports = iter(free_ports(5))
+    ports = iter(free_ports(7))
     environment = {
         name: value
         for name, value in os.environ.items()
-        if name not in ("JAVA_HOME", "LOG_LOCATION") and not name.startswith("TS_")
+        if name not in ("JAVA_HOME", "LOG_LOCATION") and not name.startswith(("TS_", "CATSDOGS_"))
     }
     for name in ("INFERENCE", "MANAGEMENT", "METRICS"):
         environment[f"TS_{name}_ADDRESS"] = f"http://127.0.0.1:{next(ports)}"
     environment |= {
         "TS_GRPC_INFERENCE_PORT": str(next(ports)),
         "TS_GRPC_MANAGEMENT_PORT": str(next(ports)),
-        # The launcher's pid file and the workers' sockets.
+        "CATSDOGS_PORT": str(next(ports)),
+        "CATSDOGS_METRICS_PORT": str(next(ports)),
+        # Archives that TorchServe extracts and the workers' sockets.
         "TMPDIR": str(folder / "tmp"),
         "TEMP": str(folder / "tmp"),
         # An activated environment.
@@ -97,16 +117,27 @@ def new_server(folder: Path, archives: Path) -> Server:
 
 @pytest.fixture(scope="session")
 def server(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that don't stop it, started as the README says."""
+    """Servers for all tests that don't stop them."""
     server = new_server(tmp_path_factory.mktemp("server"), archives)
-    with (server.folder / "launcher.log").open("w") as log:
-        subprocess.run(
-            ["torchserve", "--start", "--ncs", "--ts-config", "config.properties"],
-            cwd=server.folder, env=server.environment, stdout=log, stderr=log, check=True,
-        )  # fmt: skip
     try:
-        waited = server.serve()
-        assert waited.returncode == 0, waited.stderr
+        started = server.serve("--detach")
+        assert started.returncode == 0, started.stderr
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+def own_server(archives: Path, tmp_path: Path) -> Iterator[Server]:
+    """One, not yet started, to stop and to break; with one worker, it starts sooner."""
+    server = new_server(tmp_path, archives)
+    server.environment["TS_DEFAULT_WORKERS_PER_MODEL"] = "1"
+    yield server
+    server.stop()
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition not met in time"
+        time.sleep(0.1)

@@ -7,12 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import requests
 import yaml
@@ -20,7 +19,7 @@ from PIL import Image
 
 from handler.backend import computes_int8
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import Server, wait_until
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 
@@ -38,13 +37,6 @@ def scrape(server: Server) -> dict[str, float]:
         kept = [label for label in labels.split(",") if label and "ostname=" not in label]
         values[f"{name}{{{','.join(kept)}}}"] = float(value)
     return values
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "condition not met in time"
-        time.sleep(0.1)
 
 
 def test_the_cat_is_a_cat_in_all_three_body_forms(server: Server) -> None:
@@ -100,7 +92,8 @@ def test_a_form_with_the_same_field_twice_gets_a_400(server: Server) -> None:
         ({"data": b""}, "empty"),
         ({"data": b"<html>"}, "not a photo"),
         ({"json": {"photo": "x"}}, "JSON without a `data` string"),
-        ({"data": {"note": "hello"}}, "no file field"),
+        ({"files": {"note": (None, "hello")}}, "no file field"),
+        ({"data": {"note": "hello"}}, "not a photo"),
         ({"data": b"hello", "headers": {"Content-Type": "text/plain"}}, "content is text"),
     ],
 )
@@ -126,12 +119,13 @@ def test_what_is_too_large_gets_a_413(server: Server) -> None:
     response = put(server, many_pixels.getvalue())
     assert response.status_code == response.json()["code"] == 413
     assert response.json()["type"] == "PhotoTooLargeException"
-    assert put(server, bytes(13 * 2**20)).status_code == 413
+    many_bytes = put(server, bytes(13 * 2**20))
+    assert many_bytes.status_code == many_bytes.json()["code"] == 413
     assert put(server, CAT).status_code == 200
 
 
 def test_unknown_models_and_versions_get_a_404(server: Server) -> None:
-    other = f"{server.address('inference')}/predictions/nothing"
+    other = f"{server.address('gateway')}/predictions/nothing"
     for response in (requests.put(other, data=CAT, timeout=30), put(server, CAT, "/9.9")):
         assert response.status_code == response.json()["code"] == 404
 
@@ -200,14 +194,14 @@ def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
     commands = re.findall(r"^curl .*$", readme, re.MULTILINE)
     assert len(commands) >= 9
     for command in commands:
-        for port, name in ((8080, "inference"), (8081, "management"), (8082, "metrics")):
+        for port, name in ((8000, "gateway"), (8080, "inference"), (8081, "management")):
             command = re.sub(rf"(http://)?127\.0\.0\.1:{port}", server.address(name), command)
         result = subprocess.run(
             ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1)],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert result.returncode == 0, (command, result.stdout, result.stderr)
-        if "/predictions/" in command:
+        if "/predict" in command:
             assert '"label": "cat"' in result.stdout
 
 
@@ -220,17 +214,13 @@ def test_an_archive_from_a_url_is_refused(server: Server) -> None:
 
 
 def test_nothing_listens_beyond_loopback(server: Server) -> None:
-    import psutil
-
-    pid = int((Path(server.environment["TMPDIR"]) / ".model_server.pid").read_text())
-    frontend = psutil.Process(pid)
     listening = [
         connection.laddr.ip
-        for process in (frontend, *frontend.children(recursive=True))
+        for process in server.processes()
         for connection in process.net_connections(kind="inet")
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert len(listening) == 5
+    assert len(listening) == 7
     assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 

