@@ -194,7 +194,7 @@ def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
     commands = re.findall(r"^curl .*$", readme, re.MULTILINE)
     assert len(commands) >= 9
     for command in commands:
-        for port, name in ((8000, "gateway"), (8080, "inference"), (8081, "management")):
+        for port, name in ((8000, "gateway"), (8002, "gateway_metrics"), (8081, "management")):
             command = re.sub(rf"(http://)?127\.0\.0\.1:{port}", server.address(name), command)
         result = subprocess.run(
             ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1)],

@@ -35,6 +35,9 @@ def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server
     assert own_server.serve("--detach").returncode == 0
     assert own_server.launcher() != first
     assert not first.is_running()
+    own_server.stop()
+    assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
+    assert own_server.serve("--stop").stdout == "catsdogs is not served here\n"
 
 
 def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server) -> None:
