@@ -29,7 +29,7 @@ ARCHIVE = Path("model_store/catsdogs.mar")
 LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
 CONSOLE = LOG / "console.log"
 # A connection takes one, its request another: bounds what uploads can hold in the gateway's memory.
-GATEWAY_FILES = 2048
+GATEWAY_FILES = 1024
 SECONDS_TO_DRAIN = 20
 
 
@@ -167,6 +167,8 @@ class Gateway(Child):
     def start(self) -> None:
         names = ("inference", "management", "metrics")
         upstreams = {f"TS_{name.upper()}_ADDRESS": address(name) for name in names}
+        # The same by another name: the gateway counts large requests apart.
+        upstreams["CATSDOGS_LARGE_ADDRESS"] = address("inference").replace("127.0.0.1", "localhost")
         command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
         self.run(command, "gateway-errors.log", upstreams | {"LOG_LOCATION": str(LOG)})
 
