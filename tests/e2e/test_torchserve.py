@@ -27,15 +27,15 @@ def test_torchserve_starts_answers_and_stops_as_the_readme_says(own_server: Serv
 
     def label() -> str | None:
         try:
-            answer = requests.put(url, data=CAT.read_bytes(), timeout=30)
+            answer = requests.put(url, data=CAT.read_bytes(), timeout=90)
         except requests.ConnectionError:
             return None
         return answer.json().get("label")
 
     try:
-        wait_until(lambda: label() == "cat", seconds=60)
+        wait_until(lambda: label() == "cat", seconds=120)
     finally:
         family = [frontend, *frontend.children(recursive=True)]
         own_server.run(*stop, "--foreground")
-        _, alive = psutil.wait_procs(family, timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=90)
     assert alive == []
