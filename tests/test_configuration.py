@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from handler.photo import SIDE
+from handler.photo import MAX_MEGAPIXELS, MAX_MEGAPIXELS_JPEG, SIDE
 from tests.conftest import REPOSITORY
 
 
@@ -23,6 +23,33 @@ def test_every_address_in_the_configuration_is_loopback() -> None:
     addresses = {key: value for key, value in properties().items() if key.endswith("_address")}
     assert len(addresses) == 5
     assert all("127.0.0.1" in address for address in addresses.values())
+
+
+def test_limits_are_the_same_at_every_door() -> None:
+    caddyfile = (REPOSITORY / "gateway/Caddyfile").read_text()
+    readme = (REPOSITORY / "README.md").read_text()
+    model = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())
+
+    def gateway(pattern: str) -> list[int]:
+        return [int(number) for number in re.findall(pattern, caddyfile)]
+
+    most = int(properties()["max_request_size"])
+    assert gateway(r"Content-Length}\) > (\d{8,})") == [most]
+    (mebibytes,) = gateway(r"max_size (\d+)MiB")
+    assert mebibytes * 2**20 == most
+    assert gateway(r"body is over (\d+) MiB") == [mebibytes]
+    assert f"at most {mebibytes} MiB a request" in readme
+    assert f"{MAX_MEGAPIXELS_JPEG} megapixels ({MAX_MEGAPIXELS} where" in readme
+
+    # TorchServe's queue never fills before the gateway refuses.
+    assert sum(gateway(r"import prediction (\d+)")) < int(properties()["job_queue_size"])
+    # The gateway gives a request up before TorchServe ends the worker that has it.
+    (answer,) = gateway(r"response_header_timeout (\d+)s")
+    assert gateway(r"no answer within (\d+) s") == [answer]
+    assert answer < model["responseTimeout"]
+    (arrival,) = gateway(r"read_body (\d+)s")
+    assert gateway(r"arrive within (\d+) s") == [arrival]
+    assert f"longer than {arrival} s to arrive" in readme
 
 
 def test_the_released_weights_are_described_by_their_file() -> None:
