@@ -15,6 +15,7 @@ from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.backend import load_backend
+from handler.integrity import check_digests
 from handler.photo import SIDE, PhotoException, PhotoTooLargeException, decode_photo
 from handler.request import photo_bytes, photo_fields
 from training.model import count_parameters, load_classifier
@@ -30,9 +31,13 @@ class CatsDogsHandler:
     """Requests to answers: decode, infer, encode, for a whole batch; one bad photo spoils none."""
 
     def initialize(self, context: Context) -> None:
-        """Load catsdogs.pt and the catsdogs.json that describes it from the model folder."""
+        """Load catsdogs.pt and the catsdogs.json that describes it from the model folder.
+
+        Raises RuntimeError where the one is not what the other describes.
+        """
         folder = Path(context.system_properties["model_dir"])
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
+        check_digests(folder, self.card)
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
         self.limit: float = self.card["strangeness"]["limit"]
@@ -127,7 +132,7 @@ class CatsDogsHandler:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
-        internal = ("strangeness", "activation_ranges")
+        internal = ("strangeness", "activation_ranges", "graph_sha256")
         card = {key: value for key, value in self.card.items() if key not in internal}
         return card | {
             "version": self.version,

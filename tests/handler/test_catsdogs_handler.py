@@ -72,6 +72,13 @@ def test_a_photo_gets_the_promised_answer(server: Server) -> None:
     assert server.context.get_response_content_type(0) == "application/json"
 
 
+def test_weights_other_than_described_are_not_served(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "catsdogs.json").write_text(weights.with_suffix(".json").read_text())
+    (tmp_path / "catsdogs.pt").write_bytes(weights.read_bytes() + b"more")
+    with pytest.raises(RuntimeError, match=r"catsdogs\.pt is missing or not the one"):
+        Server(tmp_path / "catsdogs.pt")
+
+
 def test_body_form_and_json_give_the_same_answer(server: Server) -> None:
     photo = jpeg()
     encoded = base64.b64encode(photo).decode()
