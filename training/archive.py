@@ -29,7 +29,9 @@ MODULES = (
     "handler/backend.py",
     "handler/integrity.py",
     "handler/photo.py",
+    "handler/photo_log.py",
     "handler/request.py",
+    "handler/upload.py",
     "training/__init__.py",
     "training/model.py",
 )
