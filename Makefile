@@ -11,7 +11,7 @@ ARCHIVE  := model_store/catsdogs.mar
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint
+.PHONY: help demo serve stop train mlflow bench test test-all lint sbom
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -52,6 +52,9 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/ruff check . tools/serve tools/demo
 	.venv/bin/ruff format --check . tools/serve tools/demo
 	.venv/bin/mypy handler training
+
+sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
+	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
 
 $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@

@@ -15,24 +15,31 @@ from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.backend import load_backend
-from handler.photo import SIDE, PhotoException, PhotoTooLargeException, decode_photo
-from handler.request import photo_bytes, photo_fields
+from handler.integrity import check_digests
+from handler.photo import SIDE, PhotoException
+from handler.photo_log import log_photo, request_id
+from handler.request import photo_fields
+from handler.upload import Upload, read_upload
 from training.model import count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
 PHOTOS_PER_PASS = 8
 
-# One request, decoded: pixels, or why there are none, for each of its fields.
-Photos = dict[str, "np.ndarray | PhotoException"]
+# One request's photos, by field.
+Photos = dict[str, Upload]
 
 
 class CatsDogsHandler:
     """Requests to answers: decode, infer, encode, for a whole batch; one bad photo spoils none."""
 
     def initialize(self, context: Context) -> None:
-        """Load catsdogs.pt and the catsdogs.json that describes it from the model folder."""
+        """Load catsdogs.pt and the catsdogs.json that describes it from the model folder.
+
+        Raises RuntimeError where the one is not what the other describes.
+        """
         folder = Path(context.system_properties["model_dir"])
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
+        check_digests(folder, self.card)
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
         self.limit: float = self.card["strangeness"]["limit"]
@@ -62,14 +69,19 @@ class CatsDogsHandler:
             for request, header, is_described in zip(requests, headers, described, strict=True)
         ]
         pixels = [
-            photo for photos in batch for photo in photos.values() if isinstance(photo, np.ndarray)
+            photo.decoded
+            for photos in batch
+            for photo in photos.values()
+            if isinstance(photo.decoded, np.ndarray)
         ]
         rows = zip(*self.infer(pixels), strict=True)
         answers = [
             self.describe() if is_described else self.encode(photos, rows, number, context)
             for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
         ]
-        self._count(context, answers, described, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self._count(context, answers, described, seconds)
+        self._log(context, batch, answers, seconds)
         return answers
 
     def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
@@ -77,16 +89,8 @@ class CatsDogsHandler:
         try:
             contents = photo_fields(request, headers)
         except PhotoException as error:
-            return {"body": error}
-        photos: Photos = {}
-        for field, content in contents.items():
-            try:
-                photos[field] = decode_photo(photo_bytes(content))
-            except PhotoException as error:
-                photos[field] = error
-            except MemoryError:
-                photos[field] = PhotoTooLargeException("photo needs more memory than there is")
-        return photos
+            return {"body": Upload(error)}
+        return {field: read_upload(content) for field, content in contents.items()}
 
     def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, classes) and strangeness (N,) of photos, each uint8 (224, 224, 3)."""
@@ -112,8 +116,8 @@ class CatsDogsHandler:
     ) -> dict[str, Any]:
         """The JSON answer of request `number`; takes one of `rows`, what `infer` gave, a photo."""
         answers: dict[str, dict[str, Any]] = {
-            field: _error(photo)
-            if isinstance(photo, PhotoException)
+            field: _error(photo.decoded)
+            if isinstance(photo.decoded, PhotoException)
             else self._prediction(*next(rows))
             for field, photo in photos.items()
         }
@@ -121,13 +125,13 @@ class CatsDogsHandler:
         if len(photos) > 1:
             return {"photos": answers}
         (photo,), (answer,) = photos.values(), answers.values()
-        if isinstance(photo, PhotoException):
-            context.set_response_status(photo.status, photo.phrase, number)
+        if isinstance(photo.decoded, PhotoException):
+            context.set_response_status(photo.decoded.status, photo.decoded.phrase, number)
         return answer
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
-        internal = ("strangeness", "activation_ranges")
+        internal = ("strangeness", "activation_ranges", "graph_sha256")
         card = {key: value for key, value in self.card.items() if key not in internal}
         return card | {
             "version": self.version,
@@ -173,6 +177,16 @@ class CatsDogsHandler:
                 labels.count(name),
                 class_name=name,
             )
+
+    def _log(
+        self, context: Context, batch: list[Photos], answers: list[Any], seconds: float
+    ) -> None:
+        """A line for each photo of the batch; descriptions have none."""
+        own = context.request_ids or {}
+        for number, (photos, answer) in enumerate(zip(batch, answers, strict=True)):
+            request = request_id(context.get_all_request_header(number), own.get(number, ""))
+            for field, photo in photos.items():
+                log_photo(request, photo, answer.get("photos", {field: answer})[field], seconds)
 
 
 def _error(error: PhotoException) -> dict[str, Any]:

@@ -52,6 +52,48 @@ def test_limits_are_the_same_at_every_door() -> None:
     assert f"longer than {arrival} s to arrive" in readme
 
 
+def test_workers_are_kept_from_secrets_and_get_what_they_need() -> None:
+    kept_out = re.compile(properties()["blacklist_env_vars"])
+    secrets = [
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SESSION_TOKEN",
+        "AZURE_CLIENT_ID",
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "CATSDOGS_API_KEY",
+        "DATABASE_URL",
+        "DB_PASSWORD",
+        "GITHUB_TOKEN",
+        "GOOGLE_APPLICATION_CREDENTIALS",
+        "HF_TOKEN",
+        "HTTPS_PROXY",
+        "MLFLOW_TRACKING_URI",
+        "PGPASSWORD",
+        "SENTRY_DSN",
+        "SSH_AUTH_SOCK",
+        "pgPassword",
+        "client_secret",
+    ]
+    needed = [
+        "CUDA_VISIBLE_DEVICES",
+        "HOME",
+        "JAVA_HOME",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "LOG_LOCATION",
+        "MALLOC_ARENA_MAX",
+        "OMP_NUM_THREADS",
+        "PATH",
+        "PYTHONPATH",
+        "TEMP",
+        "TMPDIR",
+        "TS_DECODE_INPUT_REQUEST",
+        "TZ",
+    ]
+    assert [name for name in secrets if not kept_out.fullmatch(name)] == []
+    assert [name for name in needed if kept_out.fullmatch(name)] == []
+
+
 def test_the_released_weights_are_described_by_their_file() -> None:
     card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
     assert card["input_size"] == SIDE

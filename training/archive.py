@@ -16,17 +16,22 @@ from typing import Any
 import handler
 import training
 from handler.backend import INT8_GRAPH, write_graph
+from handler.integrity import sha256_of
+from training.checkpoint import write_json
 from training.model import load_classifier
 from training.params import UsageError
-from training.weights import check_version, check_weights, sha256_of
+from training.weights import check_version, check_weights
 
 MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
 MODULES = (
     "handler/__init__.py",
     "handler/backend.py",
+    "handler/integrity.py",
     "handler/photo.py",
+    "handler/photo_log.py",
     "handler/request.py",
+    "handler/upload.py",
     "training/__init__.py",
     "training/model.py",
 )
@@ -68,8 +73,10 @@ def build(weights: Path, card: dict[str, Any], version: str, folder: Path) -> Pa
     # Converted here, so that workers start in half the time and without what conversion leaves in
     # their memory.
     write_graph(load_classifier(weights, card), card["activation_ranges"], extra / INT8_GRAPH)
+    graph = [Path(INT8_GRAPH).with_suffix(suffix) for suffix in (".bin", ".xml")]
+    digests = {str(path): sha256_of(extra / path) for path in graph}
     # The handler reads them under these names, whatever the given weights are called.
-    shutil.copy(weights.with_suffix(".json"), extra / f"{MODEL_NAME}.json")
+    write_json(extra / f"{MODEL_NAME}.json", card | {"graph_sha256": digests})
     shutil.copy(weights, folder / f"{MODEL_NAME}.pt")
     options = {
         "--model-name": MODEL_NAME,

@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from handler.integrity import sha256_of
 from handler.photo import SIDE, PhotoException, decode_photo, open_photo, orientation
 from training.params import PrepareParams, UsageError
 from training.split import SPLITS, Photo, split_photos
-from training.weights import sha256_of
 
 INDEX = "photos.csv"  # one row a photo
 DOUBTFUL = "doubtful.csv"  # what was left out, and why

@@ -16,6 +16,7 @@ import numpy as np
 import torch.nn.functional as F
 
 from handler.catsdogs_handler import CatsDogsHandler
+from handler.integrity import sha256_of
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
 from training.data import Split
@@ -37,7 +38,7 @@ from training.params import EvaluateParams, TrainParams, UsageError
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges
-from training.weights import checked_network, sha256_of
+from training.weights import checked_network
 
 METRICS = "metrics.json"  # the chief numbers of best.json
 UNRELEASED = "0.0"  # the version of weights that are not released

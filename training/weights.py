@@ -5,11 +5,11 @@ python -m training release runs/train
 
 from __future__ import annotations
 
-import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
+from handler.integrity import sha256_of
 from training.checkpoint import BEST, CARD, load_torch, read_json, write_atomically, write_json
 from training.model import SimpleCNN, State, load_network
 from training.params import UsageError, one_line
@@ -79,7 +79,3 @@ def next_version(card_file: Path) -> str:
         return "1.0"
     version = check_version(str(read_json(card_file, {"version"})["version"]))
     return re.sub(r"\d+$", lambda number: str(int(number[0]) + 1), version)
-
-
-def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -21,6 +21,11 @@ from tests.conftest import REPOSITORY
 from training.archive import archive
 
 BIN = Path(sys.executable).parent
+# What a launcher's environment may hold and no worker may see.
+SECRETS = dict.fromkeys(
+    ("AWS_SECRET_ACCESS_KEY", "SOME_API_KEY", "DATABASE_URL", "HF_TOKEN", "pgPassword"),
+    "canary-secret",
+)
 
 
 @dataclass
@@ -106,6 +111,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         "TS_GRPC_MANAGEMENT_PORT": str(next(ports)),
         "CATSDOGS_PORT": str(next(ports)),
         "CATSDOGS_METRICS_PORT": str(next(ports)),
+        **SECRETS,
         # Archives that TorchServe extracts and the workers' sockets.
         "TMPDIR": str(folder / "tmp"),
         "TEMP": str(folder / "tmp"),

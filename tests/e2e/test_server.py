@@ -205,14 +205,6 @@ def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
             assert '"label": "cat"' in result.stdout
 
 
-def test_an_archive_from_a_url_is_refused(server: Server) -> None:
-    models = f"{server.address('management')}/models"
-    options = {"url": "http://127.0.0.1:9/catsdogs.mar"}
-    response = requests.post(models, params=options, timeout=60)
-    assert response.status_code == 404
-    assert "does not match any allowed URL" in response.json()["message"]
-
-
 def test_nothing_listens_beyond_loopback(server: Server) -> None:
     listening = [
         connection.laddr.ip

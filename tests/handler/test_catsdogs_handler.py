@@ -72,6 +72,13 @@ def test_a_photo_gets_the_promised_answer(server: Server) -> None:
     assert server.context.get_response_content_type(0) == "application/json"
 
 
+def test_weights_other_than_described_are_not_served(weights: Path, tmp_path: Path) -> None:
+    (tmp_path / "catsdogs.json").write_text(weights.with_suffix(".json").read_text())
+    (tmp_path / "catsdogs.pt").write_bytes(weights.read_bytes() + b"more")
+    with pytest.raises(RuntimeError, match=r"catsdogs\.pt is missing or not the one"):
+        Server(tmp_path / "catsdogs.pt")
+
+
 def test_body_form_and_json_give_the_same_answer(server: Server) -> None:
     photo = jpeg()
     encoded = base64.b64encode(photo).decode()
@@ -212,6 +219,22 @@ def test_metrics_have_their_labels_in_the_declared_order(
         expected = f"predictions_by_class.Count:{labels.count(name)}|#class_name:{name},{model}"
         assert sum(expected in line for line in lines) == 1
     assert len(lines) == 4 + len(set(labels))
+
+
+def test_each_photo_of_a_batch_has_a_line_with_its_requests_id(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    form = {"one": jpeg(1), "cut": jpeg(2)[:-300]}
+    headers = [{"describe": "True"}, {"X-Request-Id": "b", **dict.fromkeys(form, FILE)}, {}]
+    server.context.request_ids = {0: "own-0", 1: "own-1", 2: "own-2"}
+    with caplog.at_level(logging.INFO, "handler.photo_log"):
+        answers = server.answer({}, form, {"note": b"text"}, headers=headers[:2] + [{"note": TEXT}])
+    lines = [json.loads(record.getMessage()) for record in caplog.records]
+    assert [(line["request_id"], line["status"]) for line in lines] == [
+        ("b", 200), ("b", 400), ("own-2", 400)
+    ]  # fmt: skip
+    assert lines[0]["label"] == answers[1][1]["photos"]["one"]["label"]
+    assert lines[0]["pixels"] == "64x64"
 
 
 def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path: Path) -> None:

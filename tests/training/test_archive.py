@@ -32,8 +32,11 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "catsdogs_handler.py",
             "handler/__init__.py",
             "handler/backend.py",
+            "handler/integrity.py",
             "handler/photo.py",
+            "handler/photo_log.py",
             "handler/request.py",
+            "handler/upload.py",
             "int8/graph.bin",
             "int8/graph.xml",
             "model-config.yaml",
@@ -73,6 +76,18 @@ print(handler.handle([{{"body": open({photo!r}, "rb").read()}}], context)[0]["mo
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.stdout == "2.5\n", result.stderr
+
+
+def test_the_packed_description_tells_the_digests_of_weights_and_graph(
+    built: Path, weights: Path
+) -> None:
+    with zipfile.ZipFile(built) as file:
+        card = json.loads(file.read("catsdogs.json"))
+        names = ("catsdogs.pt", "int8/graph.bin", "int8/graph.xml")
+        digests = {name: hashlib.sha256(file.read(name)).hexdigest() for name in names}
+    assert card.pop("graph_sha256") == {name: digests[name] for name in names[1:]}
+    assert card["sha256"] == digests["catsdogs.pt"]
+    assert card == json.loads(weights.with_suffix(".json").read_text())
 
 
 def test_a_module_of_the_handler_defines_one_class_as_torchserve_demands() -> None:

@@ -1,0 +1,43 @@
+"""One line of JSON for each photo, on the worker's standard output.
+
+log4j2.xml keeps these lines in photos.log. Nothing of the photo, its name or its sender is in them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from handler.upload import Upload
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what the gateway takes from clients
+
+logger = logging.getLogger(__name__)
+
+
+def log_photo(request: str, upload: Upload, answer: dict[str, Any], seconds: float) -> None:
+    """Write the line of one photo, which got `answer`; what there is not is left out.
+
+    `seconds` is how long its batch took in the handler.
+    """
+    line = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request_id": request,
+        "status": answer.get("code", 200),
+        "type": answer.get("type"),
+        "milliseconds": round(seconds * 1000, 1),
+        "bytes": upload.bytes,
+        "pixels": upload.size and "{}x{}".format(*upload.size),
+        "label": answer.get("label"),
+        "confidence": answer.get("confidence"),
+    }
+    logger.info(json.dumps({name: value for name, value in line.items() if value is not None}))
+
+
+def request_id(headers: dict[str, Any], own: str) -> str:
+    """The X-Request-Id, which the gateway sets; TorchServe's `own` for what may hold anything."""
+    given = headers.get("X-Request-Id")
+    return given if isinstance(given, str) and REQUEST_ID.fullmatch(given) else own

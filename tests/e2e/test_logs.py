@@ -1,0 +1,152 @@
+"""What stands in the logs of a request, and what never does."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from typing import Any
+
+import pytest
+import requests
+from PIL import Image
+
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import Server, wait_until
+
+CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
+# What may stand in a line of gateway.log.
+GATEWAY_KEYS = {
+    "level", "ts", "logger", "msg", "request", "bytes_read", "duration", "size", "status", "uuid",
+    "request_id",
+}  # fmt: skip
+
+
+def lines(server: Server, log: str) -> list[dict[str, Any]]:
+    """Of a log that is JSON throughout; without a last line that is still being written."""
+    text = (server.folder / "logs" / log).read_text()
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def lines_of(server: Server, request: str, number: int) -> list[dict[str, Any]]:
+    """The lines that photos.log has of a request, once there are `number`."""
+
+    def found() -> list[dict[str, Any]]:
+        return [line for line in lines(server, "photos.log") if line["request_id"] == request]
+
+    wait_until(lambda: len(found()) >= number)
+    assert len(found()) == number
+    return found()
+
+
+def predict(server: Server, **options: Any) -> tuple[str, requests.Response]:
+    """Ask the gateway with an X-Request-Id of one's own; the id and the answer."""
+    request = f"test-{uuid.uuid4()}"
+    headers = options.pop("headers", {}) | {"X-Request-Id": request}
+    url = f"{server.address('gateway')}/predict"
+    return request, requests.post(url, headers=headers, timeout=30, **options)
+
+
+def test_an_answered_photo_has_a_line_that_is_json_alone(server: Server) -> None:
+    request, response = predict(server, data=CAT)
+    (line,) = lines_of(server, request, 1)
+    assert line.pop("time").endswith("+00:00")
+    assert 0 < line.pop("milliseconds") < 30_000
+    assert line == {
+        "request_id": request, "status": 200, "bytes": len(CAT), "pixels": "451x300",
+        "label": "cat", "confidence": response.json()["confidence"],
+    }  # fmt: skip
+
+
+def test_a_refused_photo_has_a_line_with_the_kind_of_error(server: Server) -> None:
+    request, response = predict(server, data=CAT[:-500])
+    (line,) = lines_of(server, request, 1)
+    assert line["status"] == response.status_code == 400
+    assert line["type"] == response.json()["type"]
+    assert line["bytes"] == len(CAT) - 500
+    assert not {"label", "confidence"} & line.keys()
+
+
+def test_each_photo_of_a_form_has_a_line(server: Server) -> None:
+    files = {"X-Request-Id": ("1.jpg", CAT), "two": ("2.jpg", CAT[:900])}
+    request, _ = predict(server, files=files)
+    good, bad = lines_of(server, request, 2)
+    assert (good["status"], good["label"], bad["status"]) == (200, "cat", 400)
+
+
+def test_without_the_gateway_torchserves_own_id_is_told(server: Server) -> None:
+    url = f"{server.address('inference')}/predictions/catsdogs"
+    for headers in ({}, {"X-Request-Id": '"} not an id'}):
+        response = requests.put(url, data=CAT, headers=headers, timeout=30)
+        assert lines_of(server, response.headers["x-request-id"], 1)
+
+
+def photo_with_canary() -> bytes:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(CAT)).save(buffer, "JPEG", comment=b"canary in the photo")
+    return buffer.getvalue()
+
+
+def test_photos_and_what_their_senders_call_them_are_in_no_log(server: Server) -> None:
+    photo = photo_with_canary()
+    headers = {
+        "X-Canary": "canary", "User-Agent": "canary", "Cookie": "canary", "Referer": "canary",
+        "X-Forwarded-For": "203.0.113.7", "Authorization": "Bearer canary",
+    }  # fmt: skip
+    for options in (
+        {"data": photo},
+        {"data": photo[:-500]},
+        {"data": b"canary, no photo"},
+        {"data": b"canary", "headers": {"Content-Type": "application/json"}},
+        {"data": b"\xffcanary", "headers": {"Content-Type": "text/plain"}},
+        {"json": {"data": "canary"}},
+        {"json": {"canary": "canary"}},
+        {"files": {"canary": ("canary.jpg", photo)}},
+        {"files": {"canary": ("canary.jpg", photo), "canary2": ("canary2.jpg", photo[:900])}},
+        {"files": {"canary": (None, "canary")}},
+    ):
+        options = {**options, "headers": headers | options.get("headers", {})}
+        request, _ = predict(server, **options)
+        lines_of(server, request, 2 if "canary2" in options.get("files", {}) else 1)
+    for path in (server.folder / "logs").iterdir():
+        content = path.read_bytes()
+        for word in (b"canary", b"203.0.113.7"):
+            assert word not in content, path
+
+
+def gateway_line(server: Server, path: str) -> dict[str, Any]:
+    def found() -> list[dict[str, Any]]:
+        return [line for line in lines(server, "gateway.log") if path in line["request"]["uri"]]
+
+    wait_until(found)
+    return found()[-1]
+
+
+def test_the_gateway_tells_what_was_asked_and_nothing_of_the_client(server: Server) -> None:
+    path = f"/nothing-{uuid.uuid4()}"
+    requests.get(server.address("gateway") + path, timeout=30)
+    line = gateway_line(server, path)
+    assert line["status"] == 404
+    assert 0 < line["duration"] < 30
+    assert line["request"] == {"proto": "HTTP/1.1", "method": "GET", "uri": path}
+    assert line.keys() <= GATEWAY_KEYS
+
+
+@pytest.mark.parametrize("given", ["", "known-id"])
+def test_the_gateways_line_has_the_id_of_the_answer_and_no_query(
+    server: Server, given: str
+) -> None:
+    path = f"/nothing-{uuid.uuid4()}"
+    headers = {"X-Request-Id": given} if given else {}
+    url = f"{server.address('gateway')}{path}?name=private"
+    response = requests.get(url, headers=headers, timeout=30)
+    line = gateway_line(server, path)
+    assert line["request_id"] == response.headers["X-Request-Id"]
+    assert line["request"]["uri"] == path
+
+
+def test_torchserves_access_log_tells_no_address(server: Server) -> None:
+    predict(server, data=CAT)
+    log = server.folder / "logs/access.log"
+    wait_until(lambda: '"POST /predictions/catsdogs HTTP/1.1" 200' in log.read_text())
+    assert "127.0.0.1" not in log.read_text()

@@ -1,0 +1,154 @@
+"""Who reaches what: the gateway's routes, the management API's archives, workers' environment."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import SECRETS, Server
+
+CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
+
+
+def ask(server: Server, method: str, target: str, **headers: str) -> tuple[int, str, bytes]:
+    """Status, content type and body that the gateway gives to a target sent as it stands."""
+    address = urlsplit(server.address("gateway"))
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
+    connection.putrequest(method, target, skip_host="Host" in headers)
+    for name, value in headers.items():
+        connection.putheader(name.replace("_", "-"), value)
+    connection.endheaders()
+    try:
+        response = connection.getresponse()
+        return response.status, response.headers.get("Content-Type", ""), response.read()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/models", "//models", "/.//models", "/models/catsdogs", "/%2e%2e/models", "/%6dodels",
+        "/models%2Fcatsdogs", "/predict/../models", "/predictions/catsdogs/../../models",
+        "/predictions/catsdogs/%2e%2e/%2e%2e/models", "/predictions/catsdogs%2f..%2f..%2fmodels",
+        "/predictions/catsdogs/..;/models", "/predictions/catsdogs/1.1/models",
+        "/model/info/../../models", "/models\\..", "/%00models", "/predictions/other",
+        "/predictions/catsdogs/../other", "/explanations/catsdogs", "/ping", "/workflows",
+        "/wfpredict/x", "/metrics", "/token", "/api-description", "/v1/models/catsdogs",
+        "/v2/models/catsdogs/infer", "/invocations", "/PREDICT", "/logs/photos.log", "*",
+        "/org.pytorch.serve.grpc.inference.InferenceAPIsService/Ping",
+        "http://127.0.0.1:8081/models", "http://management/models?url=x",
+    ],
+)  # fmt: skip
+def test_nothing_else_of_torchserve_is_behind_the_gateway(server: Server, target: str) -> None:
+    for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "CONNECT"):
+        if (method, target) == ("OPTIONS", "*"):
+            continue  # about the server as a whole: the gateway's own 200 without a body
+        status, content_type, body = ask(server, method, target)
+        assert (status, content_type) == (404, "application/json"), (method, body)
+        assert json.loads(body)["type"] == "NotFoundException"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "127.0.0.1:8081"},
+        {"Host": "management", "X_Forwarded_Host": "127.0.0.1:8081"},
+        {"X_Original_URL": "/models", "X_Rewrite_URL": "/models", "X_Forwarded_Prefix": "/models"},
+        {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2_Settings": "AAMAAABk"},
+        {"X_HTTP_Method_Override": "DELETE"},
+    ],
+)
+def test_no_header_leads_elsewhere(server: Server, headers: dict[str, str]) -> None:
+    assert ask(server, "GET", "/models", **headers)[0] == 404
+    status, _, body = ask(server, "GET", "/health", **headers)
+    assert (status, json.loads(body)) == (200, {"status": "Healthy"})
+
+
+@pytest.mark.parametrize(
+    ("paths", "methods"),
+    [
+        (("/", "/health", "/ready", "/model/info"), ("POST", "PUT", "PATCH", "DELETE", "OPTIONS")),
+        (
+            ("/predict", "/predictions/catsdogs", "/predictions/catsdogs/1.1"),
+            ("GET", "HEAD", "PATCH", "DELETE", "OPTIONS", "TRACE"),
+        ),
+    ],
+)
+def test_other_methods_get_a_405(
+    server: Server, paths: tuple[str, ...], methods: tuple[str, ...]
+) -> None:
+    for path in paths:
+        for method in methods:
+            status, content_type, _ = ask(server, method, path)
+            assert (status, content_type) == (405, "application/json"), (method, path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file://{outside}", "FILE://{outside}", "file:{outside}", "{outside}",
+        "file:///nonexistent/%2e%2e{outside}", "file:///nonexistent/..{outside}",
+        "http://127.0.0.1:9/outside.mar", "https://127.0.0.1:9/outside.mar",
+        "ftp://127.0.0.1:9/outside.mar", "s3://bucket/outside.mar", "\\\\host\\outside.mar",
+        "../outside.mar", "..%2foutside.mar", "x/../../outside.mar", "outside.mar", "", ".", "/",
+    ],
+)  # fmt: skip
+def test_only_archives_of_the_store_are_registered(server: Server, url: str) -> None:
+    outside = server.folder / "outside.mar"
+    shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
+    models = f"{server.address('management')}/models"
+    options = {"url": url.format(outside=outside), "initial_workers": "0"}
+    response = requests.post(models, params=options, timeout=60)
+    assert response.status_code in (404, 500)
+    assert {model["modelName"] for model in requests.get(models, timeout=30).json()["models"]} == {
+        "catsdogs"
+    }
+    assert requests.get(f"{models}/catsdogs/2.0", timeout=30).status_code == 404
+    names = {
+        path.name.removesuffix(".sha256") for path in (server.folder / "model_store").iterdir()
+    }
+    assert names == {"catsdogs.mar", "catsdogs-2.0.mar"}
+
+
+def test_what_the_store_links_to_counts_as_in_the_store(server: Server) -> None:
+    # As SECURITY.md says: who can write into the store decides what runs.
+    link = server.folder / "model_store/link.mar"
+    outside = server.folder / "outside.mar"
+    shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
+    link.symlink_to(outside)
+    models = f"{server.address('management')}/models"
+    options = {"url": "link.mar", "initial_workers": "0"}
+    try:
+        assert requests.post(models, params=options, timeout=60).status_code == 200
+        assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
+        assert outside.exists()
+    finally:
+        link.unlink()
+
+
+def test_workers_hold_no_secret_of_the_launcher(server: Server) -> None:
+    assert server.process("java").environ().items() >= SECRETS.items()
+    workers = server.workers()
+    assert workers
+    for worker in workers:
+        environment = worker.environ()
+        assert "canary-secret" not in environment.values()
+        assert {"PATH", "TMPDIR", "PYTHONPATH"} <= environment.keys()
+
+
+def test_a_container_takes_the_model_api_away(own_server: Server) -> None:
+    own_server.environment["TS_ENABLE_MODEL_API"] = "false"
+    started = own_server.serve("--detach")
+    assert started.returncode == 0, started.stderr
+    models = f"{own_server.address('management')}/models"
+    register = requests.post(models, params={"url": "catsdogs-2.0.mar"}, timeout=60)
+    delete = requests.delete(f"{models}/catsdogs", timeout=60)
+    assert (register.status_code, delete.status_code) == (405, 405)
+    assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
