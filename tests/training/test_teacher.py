@@ -46,6 +46,7 @@ def test_a_wrong_label_is_disputed(index: Path, params: Params, tmp_path: Path) 
     assert (rows[0]["path"], rows[0]["label"]) == (victim.path, "dog")
 
 
+@pytest.mark.slow
 def test_a_taught_run_learns_the_lesson_and_a_missing_or_foreign_one_is_refused(
     index: Path, lesson: Path, taught_params: Params, tmp_path: Path
 ) -> None:
