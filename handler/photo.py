@@ -5,25 +5,48 @@ Training, evaluation and serving call `decode_photo`; nothing else touches pixel
 
 from __future__ import annotations
 
+import faulthandler
 import io
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, NoReturn
 
 import numpy as np
 import pi_heif
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MIN_SIDE = 16  # pixels; nothing can be told from less
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes a pixel
 MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes
+MAX_MEGAPIXELS_CMYK = 36  # in a JPEG; a progressive one is kept whole, in 8 bytes a pixel (RGB: 6)
+MAX_SCANS = 32  # of a JPEG; encoders write 10, and each goes over the whole picture: up to 55 ms
+# What one decode may take, so that a hostile file delays its batch and no more. The largest photos
+# that are taken need 290 megabytes (50 megapixels of progressive JPEG), 250 (WebP), 215 (TIFF), 190
+# (AVIF), 140 (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a core of a server.
+MAX_DECODE_MEGABYTES = 400
+MAX_DECODE_SECONDS = 5  # of processor time
 PNG_END = b"IEND\xaeB`\x82"
+# The start of a scan of a JPEG with its length, which tells it from chance in a file's other parts.
+_SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
-pi_heif.register_heif_opener()
-# Pillow warns above 89 megapixels and raises above 179; the limits here are lower and answer 413.
-Image.MAX_IMAGE_PIXELS = None
+pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core, and each thread takes memory
+# Pillow raises above twice this, some plugins before they allocate; `_check_size` has the limits.
+Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS_JPEG * 1_000_000 // 2
+PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes unpacked; the default of 2**20 refuses big profiles
+PngImagePlugin.MAX_TEXT_MEMORY = 2**24
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # what is wrong goes to the client
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,6 +62,8 @@ _OTHER_FORMATS = {
     b"%PDF": "PDF",
     b"8BPS": "Photoshop",
     b"<svg": "SVG",
+    b"<?xml": "SVG or other XML",
+    b"<!DOCTYPE svg": "SVG",
     b"II*\x00\x10\x00\x00\x00CR": "Canon raw",
     b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
     b"\x00\x00\x00\x0cJXL ": "JPEG XL",
@@ -73,12 +98,24 @@ def decode_photo(data: bytes) -> np.ndarray:
     picture needs, or the end mark of a JPEG or PNG, is missing. Alpha is laid over white.
 
     Raises InvalidPhotoException (empty, not a photo, truncated, damaged, a side under 16 pixels),
-    PhotoTooLargeException (over 50 megapixels in a JPEG, over 16 in any other format) or
-    UnsupportedPhotoException (a format that is not opened).
+    PhotoTooLargeException (over 50 megapixels in a JPEG, over 16 in any other format, or more
+    than MAX_DECODE_MEGABYTES or MAX_DECODE_SECONDS to decode) or UnsupportedPhotoException (a
+    format that is not opened).
     """
+    # libavif, libheif and libtiff read a file in one go and believe it: 1 kB of AVIF unpacks to 268
+    # megapixels whatever its header says, a HEIC can show one picture a million times over, and
+    # pi-heif 1.4 crashes where the kind of its metadata is not UTF-8.
+    if data[4:8] == b"ftyp" or data[:2] in (b"II", b"MM"):
+        return _decode_apart(data)
+    return _decode(data)
+
+
+def _decode(data: bytes) -> np.ndarray:
     with open_photo(data) as photo, _damage_is_invalid():
         if photo.format in ("JPEG", "MPO"):
+            _check_scans(data)
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
+            _check_size(photo, MAX_MEGAPIXELS, "so narrow a JPEG")  # shrunk by little or nothing
         photo.load()
         if photo.format == "PNG" and PNG_END not in data:  # Pillow overlooks its loss
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
@@ -90,6 +127,64 @@ def decode_photo(data: bytes) -> np.ndarray:
             white = Image.new("RGBA", photo.size, "white")
             photo = Image.alpha_composite(white, photo).convert("RGB")
         return np.array(photo if turn is None else photo.transpose(turn))
+
+
+def _decode_apart(data: bytes) -> np.ndarray:
+    """`_decode` in a child process, which may crash, and which the system ends in time."""
+    reader, writer = os.pipe()
+    with open(reader, "rb") as received:
+        with open(writer, "wb") as sent:
+            child = os.fork()
+            if child == 0:
+                _decode_and_exit(data, sent)
+        answer = received.read()
+    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if len(answer) == SIDE * SIDE * 3:
+        return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE, 3)
+    for kind in PhotoException.__subclasses__():
+        if answer.startswith(b"%d " % kind.status):
+            raise kind(answer[4:].decode())
+    if -ended in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+        raise InvalidPhotoException("photo is damaged: its decoder crashed; send it as a JPEG")
+    raise _too_much()
+
+
+def _decode_and_exit(data: bytes, sent: BinaryIO) -> NoReturn:
+    """In the child: send the pixels, or status and message; nothing where it takes too much."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print what they think of a file
+        faulthandler.disable()
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(4 * MAX_DECODE_SECONDS)  # of the clock, should it wait for ever
+        resource.setrlimit(resource.RLIMIT_CPU, (MAX_DECODE_SECONDS, MAX_DECODE_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        if sys.platform == "linux":
+            pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as it is now
+            limit = pages * resource.getpagesize() + MAX_DECODE_MEGABYTES * 2**20
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+        try:
+            answer = _decode(data).tobytes()
+        except PhotoException as error:
+            answer = f"{error.status} {error}".encode()
+        sent.write(answer)
+        sent.flush()
+    finally:
+        os._exit(0)
+
+
+class _TimedFile(io.BytesIO):
+    """Pillow reads block by block, so that a file of a million tiny ones comes to its end here."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.reads = 0
+        self.end = time.thread_time() + MAX_DECODE_SECONDS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads % 16 == 0 and time.thread_time() > self.end:  # the clock takes 0.5 µs
+            raise _too_much()
+        return super().read(size)
 
 
 @contextmanager
@@ -104,11 +199,16 @@ def open_photo(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")  # odd EXIF and palettes: the photo still opens
         with _damage_is_invalid():
             try:
-                photo = Image.open(io.BytesIO(data), formats=FORMATS)
+                photo = Image.open(_TimedFile(data), formats=FORMATS)
             except UnidentifiedImageError:
                 raise _unidentified(data) from None
         with photo:
-            _check_size(photo)
+            if photo.format not in ("JPEG", "MPO"):
+                _check_size(photo, MAX_MEGAPIXELS, str(photo.format))
+            elif photo.mode == "CMYK":
+                _check_size(photo, MAX_MEGAPIXELS_CMYK, "a CMYK JPEG")
+            else:
+                _check_size(photo, MAX_MEGAPIXELS_JPEG, "JPEG")
             yield photo
 
 
@@ -117,15 +217,30 @@ def _damage_is_invalid() -> Iterator[None]:
     """Hostile bytes make decoders raise nearly anything: whatever it is, the photo is at fault."""
     try:
         yield
-    except (PhotoException, MemoryError):
+    except PhotoException:
         raise
+    except Image.DecompressionBombError:
+        raise PhotoTooLargeException(
+            f"photo has too many pixels; JPEG is taken up to {MAX_MEGAPIXELS_JPEG} megapixels, "
+            f"other formats up to {MAX_MEGAPIXELS}: send a smaller copy"
+        ) from None
+    except MemoryError:
+        raise _too_much() from None
     except Exception as error:
-        kind = "truncated" if "truncated" in str(error) else "damaged"
-        raise InvalidPhotoException(f"photo is {kind}: {error}; send the whole file") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = "truncated" if "truncated" in reason.lower() else "damaged"
+        raise InvalidPhotoException(f"photo is {kind}: {reason}; send the whole file") from error
+
+
+def _too_much() -> PhotoTooLargeException:
+    return PhotoTooLargeException(
+        f"photo takes more than {MAX_DECODE_SECONDS} seconds or {MAX_DECODE_MEGABYTES} megabytes "
+        "to decode; send it as a plain JPEG"
+    )
 
 
 def _unidentified(data: bytes) -> PhotoException:
-    head = data[:64].lstrip()
+    head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, name in _OTHER_FORMATS.items():
         if head.startswith(magic):
             return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
@@ -134,17 +249,24 @@ def _unidentified(data: bytes) -> PhotoException:
     )
 
 
-def _check_size(photo: Image.Image) -> None:
+def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
     width, height = photo.size
     if min(width, height) < MIN_SIDE:
         raise InvalidPhotoException(
             f"photo is {width}x{height} pixels; send one of at least {MIN_SIDE} on each side"
         )
-    limit = MAX_MEGAPIXELS_JPEG if photo.format in ("JPEG", "MPO") else MAX_MEGAPIXELS
     if width * height > limit * 1_000_000:
         raise PhotoTooLargeException(
             f"photo has {width * height / 1e6:.1f} megapixels; "
-            f"{photo.format} is taken up to {limit}: send a smaller copy"
+            f"{kind} is taken up to {limit}: send a smaller copy"
+        )
+
+
+def _check_scans(data: bytes) -> None:
+    scans = len(_SCAN.findall(data))
+    if scans > MAX_SCANS:
+        raise PhotoTooLargeException(
+            f"photo has {scans} scans; JPEG is taken up to {MAX_SCANS}: save it as a plain JPEG"
         )
 
 
@@ -160,9 +282,20 @@ def _to_rgb_or_rgba(photo: Image.Image) -> Image.Image:
     """RGBA where the photo has transparency, else RGB; deeper grey is scaled to 8 bits."""
     if photo.mode.startswith("I;16"):  # Pillow's own conversion clips instead of scaling
         photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    elif photo.mode in ("I", "F"):  # no fixed white: darkest becomes black, brightest white
-        levels = np.nan_to_num(np.asarray(photo, dtype=np.float64))
-        levels = (levels - levels.min()) / max(float(np.ptp(levels)), 1e-9)
-        photo = Image.fromarray((levels * 255).astype(np.uint8))
+    elif photo.mode in ("I", "F"):
+        photo = Image.fromarray(_levels(np.array(photo, np.float32)))
     mode = "RGBA" if photo.has_transparency_data else "RGB"
     return photo if photo.mode == mode else photo.convert(mode)
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """Grey without a fixed white, (H, W) float32, to uint8: darkest becomes black, brightest white.
+
+    What is no number becomes black. Works in place: the largest photo takes 64 MB as it is.
+    """
+    known = np.isfinite(values)
+    low = float(values.min(where=known, initial=np.inf))
+    span = float(values.max(where=known, initial=-np.inf)) - low
+    values -= low
+    values *= 255 / span if span > 1e-9 else 0
+    return np.clip(np.nan_to_num(values, copy=False), 0, 255, out=values).astype(np.uint8)

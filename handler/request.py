@@ -47,7 +47,8 @@ def _lost_bytes(request: dict[str, Any], headers: dict[str, Any]) -> int:
     if not all(isinstance(content, (bytes, bytearray)) for content in request.values()):
         return 0  # parsed by TorchServe, so that its length is unknown
     lengths = [v for name, v in headers.items() if name.lower() == "content-length"]
-    sent = next((int(v) for v in lengths if isinstance(v, str) and v.isdecimal()), 0)
+    # Java takes any number of leading zeros, Python no more than 4,300 digits.
+    sent = next((int(v[-18:]) for v in lengths if isinstance(v, str) and v.isdecimal()), 0)
     return sent - sum(map(len, request.values()))
 
 

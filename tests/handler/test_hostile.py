@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from handler import photo
+from handler.photo import (
+    MAX_DECODE_MEGABYTES,
+    MAX_DECODE_SECONDS,
+    MAX_SCANS,
+    SIDE,
+    InvalidPhotoException,
+    PhotoException,
+    PhotoTooLargeException,
+    decode_photo,
+)
+from handler.request import photo_bytes, photo_fields
+from tests.hostile import (
+    encode,
+    heif_grid,
+    hostile_files,
+    mutations,
+    picture,
+    with_ispe,
+    with_scans,
+)
+
+
+def answer(data: bytes) -> int:
+    """The HTTP status of a photo, which has its pixels or an exception to show for it."""
+    try:
+        pixels = decode_photo(data)
+    except PhotoException as exception:
+        message = str(exception)
+        assert message.isprintable(), message
+        assert len(message) < 400, message
+        return exception.status
+    assert pixels.shape == (SIDE, SIDE, 3)
+    assert pixels.dtype == np.uint8
+    return 200
+
+
+def in_new_process(call: str, given: bytes = b"") -> Any:
+    """What a function of this module returns in a process of its own, which a fork copies in 2 ms.
+
+    A crash, or anything that a decoder prints, fails the test.
+    """
+    program = f"""
+import json
+from tests.handler import test_hostile
+print(json.dumps(test_hostile.{call}))
+"""
+    command = [sys.executable, "-X", "faulthandler", "-c", program]
+    run = subprocess.run(command, input=given, capture_output=True)
+    assert (run.returncode, run.stderr.decode()) == (0, "")
+    return json.loads(run.stdout)
+
+
+def sweep() -> dict[str, Any]:
+    """All hostile files: the wrong answers, what came late, and the memory that it took."""
+    photo.MAX_DECODE_SECONDS = 1
+    before = megabytes("VmRSS")
+    wrong, late = {}, {}
+    for name, data, answers in hostile_files():
+        started = sum(os.times()[:4])  # of this process and its ended children
+        status = answer(data)
+        seconds = sum(os.times()[:4]) - started
+        if status not in answers:
+            wrong[name] = status
+        if seconds > 2.5:  # a step of a decoder, such as joining 12 MB, is not cut short
+            late[name] = seconds
+        if len(data) > 12 * 2**20:
+            wrong[name] = "over 12 MiB: no server passes it on"
+    return {"wrong": wrong, "late": late, "megabytes": peak_megabytes() - before}
+
+
+def fuzz(seed: int, count: int) -> list[int]:
+    """The statuses of spoiled pictures; names the one where there is another exception."""
+    answers = set()
+    for name, data in mutations(seed, count):
+        try:
+            answers.add(answer(data))
+        except Exception as error:
+            raise AssertionError(name) from error
+    return sorted(answers)
+
+
+def decode_input() -> float:
+    """How many megabytes more it takes to decode the photo in the standard input."""
+    data = sys.stdin.buffer.read()
+    before = megabytes("VmRSS")
+    answer(data)
+    return peak_megabytes() - before
+
+
+def decode_input_within(limit: int) -> int:
+    """The answer to the photo in the standard input with `limit` megabytes to decode it."""
+    photo.MAX_DECODE_MEGABYTES = limit
+    return answer(sys.stdin.buffer.read())
+
+
+def megabytes(line: str) -> float:
+    """A figure of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(f"{line}:")[1].split()[0]) / 1024
+
+
+def peak_megabytes() -> float:
+    """Of this process, or of the largest of its children."""
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return max(megabytes("VmHWM"), child)
+
+
+def flat(mode: str, width: int, height: int, format_name: str, **options: Any) -> bytes:
+    return encode(Image.new(mode, (width, height)), format_name, **options)
+
+
+@pytest.fixture(scope="module")
+def swept() -> dict[str, Any]:
+    return in_new_process("sweep()")
+
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and its limits")
+
+
+@on_linux
+def test_every_hostile_file_gets_its_answer(swept: dict[str, Any]) -> None:
+    assert swept["wrong"] == {}
+
+
+@on_linux
+def test_no_hostile_file_takes_longer_than_stated(swept: dict[str, Any]) -> None:
+    assert swept["late"] == {}
+
+
+@on_linux
+def test_no_hostile_file_takes_more_memory_than_stated(swept: dict[str, Any]) -> None:
+    assert swept["megabytes"] < MAX_DECODE_MEGABYTES
+
+
+@pytest.mark.parametrize(
+    ("seed", "count"), [(1, 300), pytest.param(2, 10_000, marks=pytest.mark.slow)]
+)
+def test_spoiled_pictures_raise_nothing_but_photo_exceptions(seed: int, count: int) -> None:
+    assert {200, 400, 413} <= set(in_new_process(f"fuzz({seed}, {count})")) <= {200, 400, 413, 415}
+
+
+def test_pictures_are_spoiled_the_same_way_each_time() -> None:
+    assert list(mutations(5, 30)) == list(mutations(5, 30))
+    assert list(mutations(5, 30)) != list(mutations(6, 30))
+
+
+LARGEST: dict[str, Callable[[], bytes]] = {
+    "progressive JPEG": lambda: flat("RGB", 8_600, 5_800, "JPEG", progressive=True, subsampling=0),
+    "progressive JPEG that is hardly shrunk": lambda: flat(
+        "CMYK", 18_000, 880, "JPEG", progressive=True
+    ),
+    "WebP": lambda: flat("RGBA", 4_000, 4_000, "WEBP", lossless=True, method=0),
+    "TIFF of floats": lambda: flat("F", 4_000, 4_000, "TIFF", compression="tiff_adobe_deflate"),
+}
+LARGEST_SLOW: dict[str, Callable[[], bytes]] = {
+    "progressive JPEG in CMYK": lambda: flat("CMYK", 6_000, 6_000, "JPEG", progressive=True),
+    "GIF": lambda: flat("P", 4_000, 4_000, "GIF", transparency=0),
+    "AVIF": lambda: flat("RGBA", 4_000, 4_000, "AVIF", speed=10, subsampling="4:4:4"),
+    "HEIC": lambda: heif_grid(11, 10, 10 * 452, 11 * 300),
+    "100 megapixels in a small AVIF": lambda: with_ispe(
+        flat("L", 10_000, 10_000, "AVIF", speed=10, subsampling="4:0:0"), 300, 300
+    ),
+}
+
+
+@on_linux
+@pytest.mark.parametrize(
+    "kind", [*LARGEST, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LARGEST_SLOW)]
+)
+def test_the_largest_photos_stay_within_the_stated_memory(kind: str) -> None:
+    data = (LARGEST | LARGEST_SLOW)[kind]()
+    assert 50 < in_new_process("decode_input()", data) < MAX_DECODE_MEGABYTES
+
+
+@on_linux
+@pytest.mark.parametrize("format_name", ["TIFF", "AVIF"])
+def test_what_takes_more_memory_than_stated_is_refused(format_name: str) -> None:
+    large = flat("L", 4_000, 4_000, format_name)
+    assert in_new_process("decode_input_within(400)", large) == 200
+    assert in_new_process("decode_input_within(30)", large) in (400, 413)
+
+
+@pytest.mark.parametrize(
+    ("mode", "width", "height", "limit"),
+    [("CMYK", 6_100, 6_000, "a CMYK JPEG is taken up to 36"), ("L", 20_000, 880, "so narrow a")],
+)
+def test_a_jpeg_that_takes_more_memory_has_a_lower_limit(
+    mode: str, width: int, height: int, limit: str
+) -> None:
+    with pytest.raises(PhotoTooLargeException, match=limit):
+        decode_photo(flat(mode, width, height, "JPEG"))
+
+
+def test_more_scans_than_any_encoder_writes_are_refused() -> None:
+    progressive = encode(picture(), "JPEG", progressive=True)  # in 10 scans
+    assert answer(with_scans(progressive, MAX_SCANS - 10)) == 200
+    with pytest.raises(PhotoTooLargeException, match=f"{MAX_SCANS + 1} scans"):
+        decode_photo(with_scans(progressive, MAX_SCANS - 9))
+
+
+@pytest.mark.slow
+def test_the_most_scans_of_the_largest_jpeg_stay_within_the_stated_time() -> None:
+    grey = flat("L", 8_600, 5_800, "JPEG", progressive=True)  # in 6 scans
+    started = time.process_time()
+    assert answer(with_scans(grey, MAX_SCANS - 6)) == 200
+    assert time.process_time() - started < MAX_DECODE_SECONDS
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_12_megapixels_are_taken_in_every_format(format_name: str) -> None:
+    options = {"speed": 10} if format_name == "AVIF" else {"method": 0}
+    assert answer(flat("L", 4_000, 3_000, format_name, **options)) == 200
+
+
+def test_24_megapixels_of_progressive_jpeg_are_taken() -> None:
+    assert answer(flat("RGB", 6_000, 4_000, "JPEG", progressive=True, subsampling=0)) == 200
+
+
+def test_a_decoder_that_dies_takes_its_own_process_along_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(photo, "_decode", lambda data: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(PhotoTooLargeException):
+        decode_photo(encode(picture(), "TIFF"))
+    with pytest.raises(ChildProcessError):  # none is left
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_memory_that_runs_out_is_the_photos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(image: Image.Image) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(photo, "_to_rgb_or_rgba", run_out)
+    with pytest.raises(PhotoTooLargeException, match="megabytes"):
+        decode_photo(encode(picture(), "PNG"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda parts: st.lists(parts) | st.dictionaries(st.text() | st.just("data"), parts),
+)
+
+
+@given(JSON | st.binary())
+def test_any_content_of_a_request_is_bytes_or_an_invalid_photo(content: Any) -> None:
+    try:
+        assert isinstance(photo_bytes(content), bytes)
+    except InvalidPhotoException as error:
+        json.dumps(str(error)).encode()
+
+
+@pytest.mark.parametrize("length", ["0" * 5_000 + "3", "3", "-1", "", "1e9", "0x3"])
+def test_a_length_in_any_spelling_fails_no_request(length: str) -> None:
+    assert photo_fields({"body": b"abc"}, {"Content-Length": length}) == {"body": b"abc"}
+
+
+def test_a_length_of_5000_digits_is_no_whole_request() -> None:
+    with pytest.raises(InvalidPhotoException):
+        photo_fields({"body": b"abc"}, {"Content-Length": "9" * 5_000})
