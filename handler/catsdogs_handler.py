@@ -16,7 +16,7 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.backend import load_backend
 from handler.integrity import check_digests
-from handler.photo import SIDE, PhotoException
+from handler.photo import SIDE, PhotoException, PhotoTooLargeException
 from handler.photo_log import log_photo, request_id
 from handler.request import photo_fields
 from handler.upload import Upload, read_upload
@@ -24,6 +24,13 @@ from training.model import count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
 PHOTOS_PER_PASS = 8
+
+# Of decoding, after which a request's further photos are refused. A batch of 2 requests, each with
+# one more decode begun before that, stays below responseTimeout in model-config.yaml.
+SECONDS_PER_REQUEST = 8
+TOO_SLOW = PhotoTooLargeException(
+    f"the request's photos take more than {SECONDS_PER_REQUEST} s to decode; send fewer at once"
+)
 
 # One request's photos, by field.
 Photos = dict[str, Upload]
@@ -90,7 +97,12 @@ class CatsDogsHandler:
             contents = photo_fields(request, headers)
         except PhotoException as error:
             return {"body": Upload(error)}
-        return {field: read_upload(content) for field, content in contents.items()}
+        photos: Photos = {}
+        deadline = time.monotonic() + SECONDS_PER_REQUEST
+        for field, content in contents.items():
+            in_time = not photos or time.monotonic() < deadline
+            photos[field] = read_upload(content) if in_time else Upload(TOO_SLOW)
+        return photos
 
     def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities (N, classes) and strangeness (N,) of photos, each uint8 (224, 224, 3)."""

@@ -5,24 +5,19 @@ Training, evaluation and serving call `decode_photo`; nothing else touches pixel
 
 from __future__ import annotations
 
-import faulthandler
 import io
 import logging
-import os
 import re
-import resource
-import signal
-import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, NoReturn
 
 import numpy as np
 import pi_heif
 from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+
+from handler.apart import CRASHES, run_apart
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -35,7 +30,7 @@ MAX_SCANS = 32  # of a JPEG; encoders write 10, and each goes over the whole pic
 # that are taken need 290 megabytes (50 megapixels of progressive JPEG), 250 (WebP), 215 (TIFF), 190
 # (AVIF), 140 (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a core of a server.
 MAX_DECODE_MEGABYTES = 400
-MAX_DECODE_SECONDS = 5  # of processor time
+MAX_DECODE_SECONDS = 3  # of processor time
 PNG_END = b"IEND\xaeB`\x82"
 # The start of a scan of a JPEG with its length, which tells it from chance in a file's other parts.
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
@@ -131,45 +126,25 @@ def _decode(data: bytes) -> np.ndarray:
 
 def _decode_apart(data: bytes) -> np.ndarray:
     """`_decode` in a child process, which may crash, and which the system ends in time."""
-    reader, writer = os.pipe()
-    with open(reader, "rb") as received:
-        with open(writer, "wb") as sent:
-            child = os.fork()
-            if child == 0:
-                _decode_and_exit(data, sent)
-        answer = received.read()
-    ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def pixels_or_error() -> bytes:
+        try:
+            return _decode(data).tobytes()
+        except PhotoException as error:
+            return f"{error.status} {error}".encode()
+
+    try:
+        answer, ended = run_apart(pixels_or_error, MAX_DECODE_MEGABYTES, MAX_DECODE_SECONDS)
+    except OSError:  # no further process or memory is to be had
+        raise _too_much() from None
     if len(answer) == SIDE * SIDE * 3:
         return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE, 3)
     for kind in PhotoException.__subclasses__():
         if answer.startswith(b"%d " % kind.status):
             raise kind(answer[4:].decode())
-    if -ended in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT):
+    if ended in CRASHES:
         raise InvalidPhotoException("photo is damaged: its decoder crashed; send it as a JPEG")
     raise _too_much()
-
-
-def _decode_and_exit(data: bytes, sent: BinaryIO) -> NoReturn:
-    """In the child: send the pixels, or status and message; nothing where it takes too much."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print what they think of a file
-        faulthandler.disable()
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(4 * MAX_DECODE_SECONDS)  # of the clock, should it wait for ever
-        resource.setrlimit(resource.RLIMIT_CPU, (MAX_DECODE_SECONDS, MAX_DECODE_SECONDS))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        if sys.platform == "linux":
-            pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as it is now
-            limit = pages * resource.getpagesize() + MAX_DECODE_MEGABYTES * 2**20
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-        try:
-            answer = _decode(data).tobytes()
-        except PhotoException as error:
-            answer = f"{error.status} {error}".encode()
-        sent.write(answer)
-        sent.flush()
-    finally:
-        os._exit(0)
 
 
 class _TimedFile(io.BytesIO):

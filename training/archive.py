@@ -26,6 +26,7 @@ MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
 MODULES = (
     "handler/__init__.py",
+    "handler/apart.py",
     "handler/backend.py",
     "handler/integrity.py",
     "handler/photo.py",

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
+from handler import catsdogs_handler
 from handler.catsdogs_handler import CatsDogsHandler
+from handler.photo import MAX_DECODE_SECONDS
 from handler.request import MAX_PHOTOS
 
 FILE = {"content-type": "image/jpeg"}
@@ -256,3 +259,23 @@ def test_only_a_sure_answer_about_a_familiar_photo_is_certain(weights: Path) -> 
             ((_, body),) = server.answer(photo)
             certain[threshold, limit] = body["certain"]
     assert [case for case, is_certain in certain.items() if is_certain] == [(0.0, 1e6)]
+
+
+def test_a_form_of_photos_that_take_too_long_is_answered_as_far_as_time_goes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catsdogs_handler, "SECONDS_PER_REQUEST", 0)
+    form = {"first": jpeg(), "second": jpeg()}
+    ((status, body),) = server.answer(form, headers=[dict.fromkeys(form, FILE)])
+    assert status == 200
+    assert "label" in body["photos"]["first"]
+    assert body["photos"]["second"]["code"] == 413
+    assert "send fewer at once" in body["photos"]["second"]["message"]
+
+
+def test_the_slowest_batch_ends_before_its_worker_is_killed() -> None:
+    config = yaml.safe_load(
+        Path(catsdogs_handler.__file__).with_name("model-config.yaml").read_text()
+    )
+    slowest = catsdogs_handler.SECONDS_PER_REQUEST + MAX_DECODE_SECONDS
+    assert config["batchSize"] * slowest < config["responseTimeout"]

@@ -277,3 +277,13 @@ def test_a_length_in_any_spelling_fails_no_request(length: str) -> None:
 def test_a_length_of_5000_digits_is_no_whole_request() -> None:
     with pytest.raises(InvalidPhotoException):
         photo_fields({"body": b"abc"}, {"Content-Length": "9" * 5_000})
+
+
+def test_a_photo_is_refused_where_there_is_no_process_for_its_decoder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_process() -> int:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", no_process)
+    assert answer(encode(picture(40, 30), "TIFF")) == 413

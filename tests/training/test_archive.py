@@ -31,6 +31,7 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "catsdogs.pt",
             "catsdogs_handler.py",
             "handler/__init__.py",
+            "handler/apart.py",
             "handler/backend.py",
             "handler/integrity.py",
             "handler/photo.py",

@@ -1,0 +1,179 @@
+"""Many requests at full load, a quarter of them hostile: does anything grow, die or answer wrongly?
+
+python -m benchmarks.soak --requests 50000    # half an hour and more on two slow cores
+
+Writes soak.json beside it and the table in docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import requests
+from tqdm import tqdm
+
+from benchmarks.machine import processor
+from tests.e2e.conftest import Server, new_server
+from tests.hostile import good_pictures, hostile_files, mutations
+from training.archive import archive
+from training.card import table, write_between_marks
+from training.checkpoint import write_json
+
+ROOT = Path(__file__).parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = ROOT / "docs/reliability.md"
+MARK = "soak, written by `python -m benchmarks.soak`"
+CLIENTS = 16
+DEADLINE = 60  # s; the gateway's own deadlines end each request before
+
+Request = tuple[str, bytes, set[int]]  # name, photo, statuses that are right
+Answer = tuple[int | None, str | None]  # status and label; (None, why) without an answer in JSON
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=50_000)
+    count = parser.parse_args().requests
+    with tempfile.TemporaryDirectory() as folder:
+        archive(ROOT / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
+        Path(folder, "server").mkdir()
+        server = new_server(Path(folder, "server"), Path(folder, "store"))
+        try:
+            started = server.serve("--detach")
+            if started.returncode:
+                raise RuntimeError(started.stderr)
+            result = soak(server, count)
+        finally:
+            server.stop()
+    write_json(RESULT, {"machine": processor(), **result})
+    write_between_marks(DOCUMENT, MARK, report(result))
+    print(report(result))
+    return int(bool(result["wrong"]))
+
+
+class Clients:
+    """Sixteen that ask as fast as they are answered, and what they saw."""
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.lock = server, threading.Lock()
+        self.statuses: Counter[int | None] = Counter()  # None: no answer at all
+        self.seconds: list[float] = []
+        self.wrong: list[str] = []  # requests whose answer was not right
+        self.labels = {name: ask(server, data)[1] for name, data in good_pictures().items()}
+
+    def send(self, traffic: Iterator[Request]) -> None:
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for client in [pool.submit(self.client, traffic) for _ in range(CLIENTS)]:
+                client.result()
+
+    def client(self, traffic: Iterator[Request]) -> None:
+        with requests.Session() as session:
+            while request := self.next_of(traffic):
+                started = time.perf_counter()
+                answer = ask(self.server, request[1], session)
+                self.keep(request, answer, time.perf_counter() - started)
+
+    def next_of(self, traffic: Iterator[Request]) -> Request | None:
+        with self.lock:
+            return next(traffic, None)
+
+    def keep(self, request: Request, answer: Answer, seconds: float) -> None:
+        (name, _, allowed), (status, label) = request, answer
+        with self.lock:
+            self.statuses[status] += 1
+            self.seconds.append(seconds)
+            if status not in allowed or (name in self.labels and label != self.labels[name]):
+                self.wrong.append(f"{name}: {status} {label}")
+
+
+def soak(server: Server, count: int) -> dict[str, Any]:
+    """Send `count` requests; measure what is held after a tenth of them and at the end."""
+    workers, clients = server.workers(), Clients(server)
+    began = time.monotonic()
+    traffic = iter(tqdm(mixed(count), total=count, unit="request", mininterval=5))
+    clients.send(itertools.islice(traffic, count // 10))
+    early = holdings(server)
+    clients.send(traffic)
+    return {
+        "requests": count,
+        "minutes": round((time.monotonic() - began) / 60, 1),
+        "statuses": {str(status): number for status, number in clients.statuses.most_common()},
+        "wrong": clients.wrong[:20],
+        "workers lost": sum(not worker.is_running() for worker in workers),
+        "median, s": round(statistics.median(clients.seconds), 2),
+        "p99, s": round(statistics.quantiles(clients.seconds, n=100)[-1], 2),
+        "longest, s": round(max(clients.seconds), 2),
+        "early": early,
+        "late": holdings(server),
+    }
+
+
+def mixed(count: int) -> Iterator[Request]:
+    """Good pictures, and a quarter of hostile ones, always in the same order."""
+    chance = random.Random(0)
+    good = [(name, data, {200}) for name, data in good_pictures().items()]
+    known = itertools.cycle(list(hostile_files()))
+    spoiled = mutations(seed=1, count=count)
+    for _ in range(count):
+        if chance.random() < 0.75:
+            yield chance.choice(good)
+        elif chance.random() < 0.5:
+            yield next(known)
+        else:
+            name, data = next(spoiled)
+            yield name, data, {200, 400, 413, 415}
+
+
+def ask(server: Server, data: bytes, session: requests.Session | None = None) -> Answer:
+    try:
+        answer = (session or requests).put(server.predictions, data=data, timeout=DEADLINE)
+        return answer.status_code, answer.json().get("label")
+    except (requests.RequestException, ValueError) as error:
+        return None, repr(error)
+
+
+def holdings(server: Server) -> dict[str, float]:
+    """Megabytes resident, open files, temporary files and megabytes of logs."""
+    workers = server.workers()
+    frontend, gateway = server.process("java"), server.process("caddy")
+    held = {f"worker {n}, MB": w.memory_info().rss / 1e6 for n, w in enumerate(workers, 1)}
+    held |= {
+        "frontend, MB": frontend.memory_info().rss / 1e6,
+        "gateway, MB": gateway.memory_info().rss / 1e6,
+        "open files": sum(p.num_fds() for p in [frontend, gateway, *workers]),
+        "temporary files": len(list(Path(server.environment["TMPDIR"]).rglob("*"))),
+        "logs, MB": sum(f.stat().st_size for f in (server.folder / "logs").iterdir()) / 1e6,
+    }
+    return {name: round(value, 1) for name, value in held.items()}
+
+
+def report(result: dict[str, Any]) -> str:
+    early, late = result["early"], result["late"]
+    rows = [[name, str(early[name]), str(late[name])] for name in early]
+    statuses = ", ".join(f"{number:,} x {status}" for status, number in result["statuses"].items())
+    median, p99, longest = (result[f"{name}, s"] for name in ("median", "p99", "longest"))
+    lines = [
+        f"{result['requests']:,} requests in {result['minutes']} minutes from {CLIENTS} clients on "
+        f"{processor()}: {statuses}; {len(result['wrong'])} wrong answers, "
+        f"{result['workers lost']} workers lost; median {median} s, p99 {p99} s, longest "
+        f"{longest} s.",
+        "",
+        table(["", "after a tenth", "at the end"], rows),
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
