@@ -132,12 +132,25 @@ class TorchServe(Child):
             return None
 
     def healthy(self) -> bool:
-        """What /ping says: false when a worker has used up its restarts."""
+        """What /ping says: false when a worker has used up its restarts, of whatever version."""
         try:
             with get(f"{address('inference')}/ping"):
                 return True
         except (OSError, http.client.HTTPException):
             return False
+
+    def given_up(self) -> bool:
+        """Whether /ping is red because of the version that clients get.
+
+        A further version that can't load turns it red too, which is no reason to stop this one.
+        """
+        if self.healthy():
+            return False
+        try:
+            model = self.model()
+        except NotServed:  # unregistered by someone who will register another
+            return False
+        return not model or any(worker["status"] != "READY" for worker in model["workers"])
 
     def addresses(self) -> dict[str, str]:
         return {"TorchServe": address("inference"), "management": address("management")}
