@@ -139,18 +139,25 @@ class TorchServe(Child):
         except (OSError, http.client.HTTPException):
             return False
 
-    def given_up(self) -> bool:
-        """Whether /ping is red because of the version that clients get.
+    def trouble(self) -> str:
+        """What only a new start helps against: "dead" workers, or a "silent" TorchServe; or "".
 
-        A further version that can't load turns it red too, which is no reason to stop this one.
+        A version that clients don't get turns /ping red too, which is no reason to stop the other.
         """
-        if self.healthy():
-            return False
+        try:
+            with get(f"{address('inference')}/ping"):
+                return ""
+        except urllib.error.HTTPError:
+            return "dead" if self.any_worker_down() else ""
+        except (OSError, http.client.HTTPException):
+            return "silent"
+
+    def any_worker_down(self) -> bool:
         try:
             model = self.model()
-        except NotServed:  # unregistered by someone who will register another
+        except NotServed:  # unregistered, by someone who will register another
             return False
-        return not model or any(worker["status"] != "READY" for worker in model["workers"])
+        return model is not None and any(worker["status"] != "READY" for worker in model["workers"])
 
     def addresses(self) -> dict[str, str]:
         return {"TorchServe": address("inference"), "management": address("management")}
