@@ -5,9 +5,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
@@ -32,6 +33,21 @@ def failures(load: Load) -> Counter[int]:
         assert answer.is_json, answer
         assert answer.is_fair(), answer
     return Counter(answer.status for answer in load.failed())
+
+
+@pytest.fixture
+def launcher(own_server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Of `own_server`, as a supervisor runs it."""
+    with (own_server.folder / "stderr").open("w") as stderr:
+        launcher = subprocess.Popen(
+            [sys.executable, REPOSITORY / "tools/serve"],
+            cwd=own_server.folder, env=own_server.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=stderr,
+        )  # fmt: skip
+    wait_until_whole(own_server)
+    yield launcher
+    launcher.terminate()
+    launcher.wait(90)
 
 
 def test_a_killed_worker_costs_only_its_batch(server: Server) -> None:
@@ -83,8 +99,9 @@ def test_a_frozen_worker_costs_its_batch_a_504_and_is_replaced(server: Server) -
     assert failed.total() <= BATCH
 
 
-def test_sigterm_loses_no_request_that_the_door_has_accepted(own_server: Server) -> None:
-    launcher = start(own_server)
+def test_sigterm_loses_no_request_that_the_door_has_accepted(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
     processes = own_server.processes()
     with Load(own_server) as load:
         load.wait_for(20)
@@ -100,21 +117,9 @@ def test_sigterm_loses_no_request_that_the_door_has_accepted(own_server: Server)
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
 
 
-def start(server: Server) -> subprocess.Popen[bytes]:
-    """The launcher, as a supervisor runs it."""
-    with (server.folder / "stderr").open("w") as stderr:
-        launcher = subprocess.Popen(
-            [sys.executable, REPOSITORY / "tools/serve"],
-            cwd=server.folder, env=server.environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=stderr,
-        )  # fmt: skip
-    wait_until(lambda: launcher.poll() is not None or server.processes(), SECONDS_TO_RECOVER)
-    wait_until_whole(server)
-    return launcher
-
-
-def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(own_server: Server) -> None:
-    launcher = start(own_server)
+def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
     processes = own_server.processes()
     with Load(own_server, clients=4) as load:
         load.wait_for(4)
@@ -128,9 +133,8 @@ def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(own_server: Server
 
 @pytest.mark.slow
 def test_exhausted_restarts_turn_ping_red_in_a_minute_and_end_the_launcher(
-    own_server: Server,
+    own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
-    launcher = start(own_server)
     spoil_loaded_model(own_server)
     own_server.workers()[0].kill()
     killed = time.monotonic()
@@ -175,6 +179,16 @@ def register(server: Server, corruption: str, version: str, **options: str) -> r
     return requests.post(models, params=options, timeout=200)
 
 
+def test_64_clients_with_the_largest_photos_end_nothing(server: Server) -> None:
+    body = bytes(11 * 2**20)
+    with ThreadPoolExecutor(64) as pool:
+        sent = pool.map(lambda _: requests.put(server.predictions, body, timeout=60), range(64))
+        statuses = {response.status_code for response in sent}
+    assert 400 in statuses
+    assert statuses <= {400, 503, 504}
+    assert requests.put(server.predictions, data=CAT, timeout=60).status_code == 200
+
+
 QUICK = ["half an archive", "a handler with a syntax error"]
 REST = [pytest.param(name, marks=pytest.mark.slow) for name in CORRUPTIONS if name not in QUICK]
 
@@ -191,19 +205,21 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
 
 
 @pytest.mark.slow
-def test_a_further_version_that_can_not_start_does_not_end_the_launcher(own_server: Server) -> None:
-    start(own_server)
+def test_a_further_version_that_can_not_start_does_not_end_the_launcher(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
     register(own_server, "a handler with a syntax error", "9.0", synchronous="false")
     ping = f"{own_server.address('inference')}/ping"
     wait_until(lambda: requests.get(ping, timeout=30).status_code == 500, 60)
     red = time.monotonic()
     wait_until(lambda: time.monotonic() > red + 25, 30)  # the launcher gives up after 15
-    assert psutil.pid_exists(own_server.launcher().pid)
+    assert launcher.poll() is None
     assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
 
 
-def test_photos_get_a_503_while_the_model_is_unregistered(own_server: Server) -> None:
-    start(own_server)
+def test_photos_get_a_503_while_the_model_is_unregistered(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
     models = f"{own_server.address('management')}/models"
     with Load(own_server) as load:
         load.wait_for(20)
