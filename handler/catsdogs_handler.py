@@ -42,7 +42,8 @@ class CatsDogsHandler:
     def initialize(self, context: Context) -> None:
         """Load catsdogs.pt and the catsdogs.json that describes it from the model folder.
 
-        Raises RuntimeError where the one is not what the other describes.
+        Raises RuntimeError where the one is not what the other describes, and for weights of a
+        training that diverged, which give no probabilities.
         """
         folder = Path(context.system_properties["model_dir"])
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
@@ -59,7 +60,9 @@ class CatsDogsHandler:
             context.model_yaml_config or {},
         )
         for photos in range(1, PHOTOS_PER_PASS + 1):  # the first pass of each size takes longer
-            self.infer([np.zeros((SIDE, SIDE, 3), np.uint8)] * photos)
+            probabilities, _ = self.infer([np.zeros((SIDE, SIDE, 3), np.uint8)] * photos)
+        if not np.isfinite(probabilities).all():
+            raise RuntimeError("catsdogs.pt: its answers are not numbers")
 
     def handle(self, requests: list[dict[str, Any]], context: Context) -> list[Any]:
         """Answer each request of a batch; the statuses go into `context`."""

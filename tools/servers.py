@@ -132,12 +132,32 @@ class TorchServe(Child):
             return None
 
     def healthy(self) -> bool:
-        """What /ping says: false when a worker has used up its restarts."""
+        """What /ping says: false when a worker has used up its restarts, of whatever version."""
         try:
             with get(f"{address('inference')}/ping"):
                 return True
         except (OSError, http.client.HTTPException):
             return False
+
+    def trouble(self) -> str:
+        """What only a new start helps against: "dead" workers, or a "silent" TorchServe; or "".
+
+        A version that clients don't get turns /ping red too, which is no reason to stop the other.
+        """
+        try:
+            with get(f"{address('inference')}/ping"):
+                return ""
+        except urllib.error.HTTPError:
+            return "dead" if self.any_worker_down() else ""
+        except (OSError, http.client.HTTPException):
+            return "silent"
+
+    def any_worker_down(self) -> bool:
+        try:
+            model = self.model()
+        except NotServed:  # unregistered, by someone who will register another
+            return False
+        return model is not None and any(worker["status"] != "READY" for worker in model["workers"])
 
     def addresses(self) -> dict[str, str]:
         return {"TorchServe": address("inference"), "management": address("management")}

@@ -1,0 +1,279 @@
+"""What 16 busy clients see while one thing goes wrong.
+
+python -m benchmarks.faults [NAME ...]
+
+Writes faults.json beside it, and its table in docs/reliability.md. As root on Linux; else the full
+temporary folder is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from benchmarks.machine import processor
+from tests.e2e import abuse
+from tests.e2e.conftest import Server, new_server
+from tests.e2e.corrupt import CORRUPTIONS, corrupt
+from tests.e2e.load import LATE, Load, is_whole
+from training.archive import archive
+from training.card import table, write_between_marks
+from training.checkpoint import write_json
+
+ROOT = Path(__file__).parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = ROOT / "docs/reliability.md"
+MARK = "faults, written by `python -m benchmarks.faults`"
+FIGURES = ("refused", "longest", "silence", "whole after", "late or not JSON")
+SECONDS_TO_RECOVER = 150
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAULTS))
+    names = parser.parse_args().names or list(FAULTS)
+    if unknown := set(names) - set(FAULTS):
+        parser.error(f"unknown: {', '.join(unknown)}; take of {', '.join(FAULTS)}")
+    with tempfile.TemporaryDirectory() as folder:
+        archive(ROOT / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
+        for name in names:
+            row = measure(FAULTS[name], Path(folder, name), Path(folder, "store"))
+            print(name, row, flush=True)
+            keep(name, row)
+
+
+def keep(name: str, row: dict[str, Any]) -> None:
+    """Write the result beside those of other faults, at once: a run of all takes half an hour."""
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    results["machine"] = processor()
+    results.setdefault("faults", {})[name] = row
+    write_json(RESULT, results)
+    write_between_marks(DOCUMENT, MARK, report(results))
+
+
+def measure(fault: Callable[[Server], None], folder: Path, store: Path) -> dict[str, Any]:
+    """Start a server, keep it busy, do the fault, and wait until it is whole again."""
+    folder.mkdir()
+    server = new_server(folder, store)
+    with prepared(fault, server):
+        start(server)
+        try:
+            with Load(server) as load:
+                load.wait_for(100)
+                fault(server)
+                done = time.monotonic()
+                whole = seconds_until_whole(server, done)
+                load.wait_for(50, since=done + whole)
+        finally:
+            server.stop()
+    return load.summary() | {"whole after": round(whole, 1)}
+
+
+@contextmanager
+def prepared(fault: Callable[[Server], None], server: Server) -> Iterator[None]:
+    """Where the fault fills the temporary folder, one of 300 MB that is nobody else's."""
+    if fault is not fill_temporary_folder:
+        yield
+        return
+    tmp = server.environment["TMPDIR"]
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", tmp], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", tmp], check=True)
+
+
+def start(server: Server) -> None:
+    """Raises RuntimeError with the reason when it doesn't."""
+    started = server.serve("--detach")
+    if started.returncode:
+        raise RuntimeError(started.stderr)
+
+
+def seconds_until_whole(server: Server, since: float) -> float:
+    """As a supervisor would, it starts a server that has ended."""
+    while not is_whole(server):
+        if time.monotonic() - since > SECONDS_TO_RECOVER:
+            raise RuntimeError(f"not whole after {SECONDS_TO_RECOVER} s")
+        if not server.processes():
+            start(server)
+        time.sleep(0.1)
+    return time.monotonic() - since
+
+
+def nothing(server: Server) -> None:
+    """For comparison."""
+    time.sleep(10)
+
+
+def kill_a_worker_20_times(server: Server) -> None:
+    for _ in range(20):
+        if workers := server.workers():
+            random.choice(workers).kill()
+        time.sleep(4)
+
+
+def kill_all_workers(server: Server) -> None:
+    for worker in server.workers():
+        worker.kill()
+
+
+def stop_a_worker_for_10_s(server: Server) -> None:
+    worker = server.workers()[0]
+    worker.suspend()
+    time.sleep(10)
+    worker.resume()
+
+
+def freeze_a_worker(server: Server) -> None:
+    worker = server.workers()[0]
+    worker.suspend()
+    worker.wait(SECONDS_TO_RECOVER)  # TorchServe kills it
+
+
+def freeze_all_workers(server: Server) -> None:
+    workers = server.workers()
+    for worker in workers:
+        worker.suspend()
+    for worker in workers:
+        worker.wait(SECONDS_TO_RECOVER)
+
+
+def fill_temporary_folder(server: Server) -> None:
+    """And kill a worker, which needs a socket there."""
+    with Path(server.environment["TMPDIR"], "full").open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(2**20))
+                file.flush()
+        except OSError:
+            pass
+    server.workers()[0].kill()
+    time.sleep(10)
+
+
+def remove_archive(server: Server) -> None:
+    """And kill a worker, which has to load the model again."""
+    (server.folder / "model_store/catsdogs.mar").unlink()
+    server.workers()[0].kill()
+
+
+def register_corrupt_archives(server: Server) -> None:
+    store = server.folder / "model_store"
+    for number, name in enumerate([*CORRUPTIONS, "half an archive"]):
+        corrupt(store / "catsdogs.mar", name, f"9.{number}", store / "broken.mar")
+        refused = register(server, "broken.mar")
+        if refused.status_code < 400:
+            raise RuntimeError(f"{name}: {refused.text}")
+
+
+def unregister(server: Server) -> None:
+    """And register it again 5 s later."""
+    models = f"{server.address('management')}/models"
+    requests.delete(f"{models}/catsdogs", timeout=60).raise_for_status()
+    time.sleep(5)
+    register(server, "catsdogs.mar").raise_for_status()
+
+
+def register(server: Server, url: str) -> requests.Response:
+    models = f"{server.address('management')}/models"
+    return requests.post(models, params={"url": url, "initial_workers": "2"}, timeout=200)
+
+
+def sigterm_launcher(server: Server) -> None:
+    launcher = server.launcher()
+    launcher.terminate()
+    launcher.wait(60)
+
+
+def sigterm_torchserve(server: Server) -> None:
+    launcher = server.launcher()
+    server.process("java").terminate()
+    launcher.wait(60)
+
+
+def slow_clients(server: Server) -> None:
+    """200 connections that send a head, and 40 that send a photo, a byte a second."""
+    abuse.at_once([(abuse.trickle, 200), (abuse.trickle_body, 40)], server, 20)
+
+
+def aborted_uploads(server: Server) -> None:
+    abuse.at_once([(abuse.abort, 64)], server, 20)
+
+
+def smuggle(server: Server) -> None:
+    for request in abuse.SMUGGLING.values():
+        abuse.answers_to(server, request + abuse.SMUGGLED)
+
+
+def exhaust_retries(server: Server) -> None:
+    """Workers that can't load the model any more, from a disk that broke."""
+    launcher = server.launcher()
+    spoil_loaded_model(server)
+    kill_all_workers(server)
+    launcher.wait(SECONDS_TO_RECOVER)
+
+
+def spoil_loaded_model(server: Server) -> None:
+    """In the folder to which TorchServe has extracted the archive."""
+    for card in Path(server.environment["TMPDIR"]).glob("*/models/*/catsdogs.json"):
+        card.write_text("")
+
+
+FAULTS: dict[str, Callable[[Server], None]] = {
+    fault.__name__.replace("_", "-"): fault
+    for fault in (
+        nothing, kill_a_worker_20_times, kill_all_workers, stop_a_worker_for_10_s, freeze_a_worker,
+        freeze_all_workers, fill_temporary_folder, remove_archive, register_corrupt_archives,
+        unregister, sigterm_launcher, sigterm_torchserve, slow_clients, aborted_uploads, smuggle,
+        exhaust_retries,
+    )
+}  # fmt: skip
+if sys.platform != "linux" or os.geteuid() != 0:
+    del FAULTS["fill-temporary-folder"]
+
+
+def report(results: dict[str, Any]) -> str:
+    """The table, with what happened in the order of FAULTS."""
+    head = ["fault", "requests", "statuses", "refused", "longest, s", "no answer for, s",
+            "whole after, s", "late or not JSON"]  # fmt: skip
+    rows = [
+        [
+            name,
+            f"{row['requests']:,}",
+            ", ".join(f"{n:,} x {s}" for s, n in row["statuses"].items()),
+        ]
+        + [str(row["refused"]), str(row["longest"]), str(row["silence"])]
+        + [str(row["whole after"]), str(row["late or not JSON"])]
+        for name, row in sorted(results["faults"].items(), key=lambda row: order(row[0]))
+    ]
+    return (
+        f"On {results['machine']}, shared with the 16 clients; late is over {LATE} s.\n\n"
+        f"{table(head, rows)}"
+    )
+
+
+def told(statuses: dict[str, int]) -> str:
+    return ", ".join(f"{number:,} x {status}" for status, number in statuses.items())
+
+
+def order(name: str) -> int:
+    return list(FAULTS).index(name) if name in FAULTS else len(FAULTS)
+
+
+if __name__ == "__main__":
+    main()

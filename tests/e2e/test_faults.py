@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from benchmarks.faults import spoil_loaded_model
+from tests.conftest import REPOSITORY
+from tests.e2e import abuse
+from tests.e2e.conftest import Server, wait_until
+from tests.e2e.corrupt import CORRUPTIONS, corrupt
+from tests.e2e.load import CAT, REFUSED, Load, is_whole
+
+BATCH = 2  # as in model-config.yaml
+SECONDS_TO_RECOVER = 90  # of 5, when nothing else runs
+
+
+def wait_until_whole(server: Server) -> None:
+    wait_until(lambda: is_whole(server), SECONDS_TO_RECOVER)
+
+
+def failures(load: Load) -> Counter[int]:
+    """Of what went wrong, how many of each status, once each was JSON and in time."""
+    for answer in load.failed():
+        assert answer.is_json, answer
+        assert answer.is_fair(), answer
+    return Counter(answer.status for answer in load.failed())
+
+
+@pytest.fixture
+def launcher(own_server: Server) -> Iterator[subprocess.Popen[bytes]]:
+    """Of `own_server`, as a supervisor runs it."""
+    with (own_server.folder / "stderr").open("w") as stderr:
+        launcher = subprocess.Popen(
+            [sys.executable, REPOSITORY / "tools/serve"],
+            cwd=own_server.folder, env=own_server.environment, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=stderr,
+        )  # fmt: skip
+    wait_until_whole(own_server)
+    yield launcher
+    launcher.terminate()
+    launcher.wait(90)
+
+
+def test_a_killed_worker_costs_only_its_batch(server: Server) -> None:
+    with Load(server) as load:
+        load.wait_for(20)
+        server.workers()[0].kill()
+        load.wait_for(20, since=time.monotonic())
+        wait_until_whole(server)
+    failed = failures(load)
+    assert set(failed) <= {503, 504}
+    assert failed.total() <= BATCH
+
+
+def test_photos_wait_while_all_workers_start_again(server: Server) -> None:
+    with Load(server) as load:
+        load.wait_for(20)
+        for worker in server.workers():
+            worker.kill()
+        killed = time.monotonic()
+        wait_until_whole(server)
+        load.wait_for(20, since=killed)
+    failed = failures(load)
+    assert set(failed) <= {503, 504}  # the latter where a start takes longer than 20 s
+    assert failed[503] <= 2 * BATCH
+
+
+def test_nobody_fails_when_a_worker_is_stopped_for_a_moment(server: Server) -> None:
+    with Load(server) as load:
+        load.wait_for(20)
+        worker = server.workers()[0]
+        worker.suspend()
+        load.wait_for(20, since=time.monotonic())
+        worker.resume()
+        load.wait_for(20, since=time.monotonic())
+    assert not failures(load)
+
+
+@pytest.mark.slow
+def test_a_frozen_worker_costs_its_batch_a_504_and_is_replaced(server: Server) -> None:
+    with Load(server) as load:
+        load.wait_for(20)
+        worker = server.workers()[0]
+        worker.suspend()
+        worker.wait(SECONDS_TO_RECOVER)
+        wait_until_whole(server)
+        load.wait_for(20, since=time.monotonic())
+    failed = failures(load)
+    assert set(failed) <= {504}
+    assert failed.total() <= BATCH
+
+
+def test_sigterm_loses_no_request_that_the_door_has_accepted(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
+    processes = own_server.processes()
+    with Load(own_server) as load:
+        load.wait_for(20)
+        launcher.terminate()
+        assert launcher.wait(60) == 0
+    log = (own_server.folder / "logs/gateway.log").read_text().splitlines()
+    taken = {line["request"]["uri"]: line["status"] for line in map(json.loads, log)}
+    del taken["/ready"]
+    answered = [answer for answer in load.answers if answer.status]
+    assert taken == {f"/predict?{answer.number}": 200 for answer in answered}
+    assert {answer.error for answer in load.failed()} <= set(REFUSED)
+    assert not any(process.is_running() for process in processes)
+    assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
+
+
+def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
+    processes = own_server.processes()
+    with Load(own_server, clients=4) as load:
+        load.wait_for(4)
+        own_server.workers()[0].suspend()
+        stopped = time.monotonic()
+        wait_until(lambda: time.monotonic() > stopped + 1)  # until it has a batch
+        launcher.terminate()
+        assert launcher.wait(60) == 0
+    assert not any(process.is_running() for process in processes)
+
+
+@pytest.mark.slow
+def test_exhausted_restarts_turn_ping_red_in_a_minute_and_end_the_launcher(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
+    spoil_loaded_model(own_server)
+    own_server.workers()[0].kill()
+    killed = time.monotonic()
+    health = f"{own_server.address('gateway')}/health"
+    wait_until(lambda: requests.get(health, timeout=30).status_code != 200, 60)
+    assert launcher.wait(60) == 1
+    assert time.monotonic() - killed < 100
+    assert "error: the workers died" in (own_server.folder / "stderr").read_text()
+
+
+def test_slow_clients_keep_nobody_out(server: Server) -> None:
+    with Load(server, clients=4) as load:
+        load.wait_for(4)
+        abuse.at_once([(abuse.trickle, 200), (abuse.trickle_body, 40)], server, 8)
+        load.wait_for(4, since=time.monotonic())
+    assert not failures(load)
+
+
+def test_aborted_uploads_disturb_nobody(server: Server) -> None:
+    with Load(server, clients=4) as load:
+        load.wait_for(4)
+        abuse.at_once([(abuse.abort, 64)], server, 5)
+        load.wait_for(4, since=time.monotonic())
+    assert not failures(load)
+
+
+@pytest.mark.parametrize("name", abuse.SMUGGLING)
+def test_a_request_with_two_meanings_is_refused_with_what_follows_it(
+    server: Server, name: str
+) -> None:
+    answers = abuse.answers_to(server, abuse.SMUGGLING[name] + abuse.SMUGGLED)
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.split()[1] in (b"400", b"501")
+    assert "smuggled" not in (server.folder / "logs/access.log").read_text()
+
+
+def register(server: Server, corruption: str, version: str, **options: str) -> requests.Response:
+    store = server.folder / "model_store"
+    corrupt(store / "catsdogs.mar", corruption, version, store / f"catsdogs-{version}.mar")
+    options |= {"url": f"catsdogs-{version}.mar", "initial_workers": "1"}
+    models = f"{server.address('management')}/models"
+    return requests.post(models, params=options, timeout=200)
+
+
+def test_64_clients_with_the_largest_photos_end_nothing(server: Server) -> None:
+    body = bytes(11 * 2**20)
+    with ThreadPoolExecutor(64) as pool:
+        sent = pool.map(lambda _: requests.put(server.predictions, body, timeout=60), range(64))
+        statuses = {response.status_code for response in sent}
+    assert 400 in statuses
+    assert statuses <= {400, 503, 504}
+    assert requests.put(server.predictions, data=CAT, timeout=60).status_code == 200
+
+
+QUICK = ["half an archive", "a handler with a syntax error"]
+REST = [pytest.param(name, marks=pytest.mark.slow) for name in CORRUPTIONS if name not in QUICK]
+
+
+@pytest.mark.parametrize("corruption", QUICK + REST)
+def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corruption: str) -> None:
+    with Load(server, clients=2) as load:
+        load.wait_for(2)
+        refused = register(server, corruption, "9.0")
+        load.wait_for(2, since=time.monotonic())
+    assert refused.status_code >= 400
+    assert requests.put(f"{server.predictions}/9.0", data=CAT, timeout=30).status_code == 404
+    assert not failures(load)
+
+
+@pytest.mark.slow
+def test_a_further_version_that_can_not_start_does_not_end_the_launcher(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
+    register(own_server, "a handler with a syntax error", "9.0", synchronous="false")
+    ping = f"{own_server.address('inference')}/ping"
+    wait_until(lambda: requests.get(ping, timeout=30).status_code == 500, 60)
+    red = time.monotonic()
+    wait_until(lambda: time.monotonic() > red + 25, 30)  # the launcher gives up after 15
+    assert launcher.poll() is None
+    assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
+
+
+def test_photos_get_a_503_while_the_model_is_unregistered(
+    own_server: Server, launcher: subprocess.Popen[bytes]
+) -> None:
+    models = f"{own_server.address('management')}/models"
+    with Load(own_server) as load:
+        load.wait_for(20)
+        assert requests.delete(f"{models}/catsdogs", timeout=60).status_code == 200
+        load.wait_for_status(503, 20)
+        options = {"url": "catsdogs.mar", "initial_workers": "1"}
+        assert requests.post(models, params=options, timeout=120).status_code == 200
+        load.wait_for(20, since=time.monotonic())
+    assert set(failures(load)) <= {503, 504}
