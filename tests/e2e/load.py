@@ -120,7 +120,8 @@ def ask(host: str, port: int, number: int) -> Answer:
     started = time.monotonic()
     connection = http.client.HTTPConnection(host, port, timeout=LATE)
     try:
-        connection.request("PUT", f"/predict?{number}", CAT, {"Connection": "close"})
+        headers = {"Connection": "close", "X-Request-Id": str(number)}
+        connection.request("PUT", "/predict", CAT, headers)
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException) as error:
