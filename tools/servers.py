@@ -28,7 +28,7 @@ CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
 ARCHIVE = Path("model_store/catsdogs.mar")
 LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
 CONSOLE = LOG / "console.log"
-# A connection takes one, its request another: bounds what uploads can hold in the gateway's memory.
+# A connection takes one, its request another: bounds how many uploads the gateway holds.
 GATEWAY_FILES = 1024
 SECONDS_TO_DRAIN = 20
 
@@ -190,7 +190,9 @@ class Gateway(Child):
         # The same by another name: the gateway counts large requests apart.
         upstreams["CATSDOGS_LARGE_ADDRESS"] = address("inference").replace("127.0.0.1", "localhost")
         command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
-        self.run(command, "gateway-errors.log", upstreams | {"LOG_LOCATION": str(LOG)})
+        # Go's collector: photos that wait to be passed on are soon garbage.
+        settings = {"LOG_LOCATION": str(LOG), "GOMEMLIMIT": "256MiB"}
+        self.run(command, "gateway-errors.log", upstreams | settings)
 
     def limit(self) -> None:
         super().limit()
