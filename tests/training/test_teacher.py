@@ -16,6 +16,8 @@ from training.params import Params, UsageError
 from training.teacher import DISPUTED, Teacher, load_lesson, teach
 from training.train import train
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_teacher_tells_the_made_photos_apart_and_its_scales_are_even(
     index: Path, lesson: Path
@@ -46,7 +48,6 @@ def test_a_wrong_label_is_disputed(index: Path, params: Params, tmp_path: Path) 
     assert (rows[0]["path"], rows[0]["label"]) == (victim.path, "dog")
 
 
-@pytest.mark.slow
 def test_a_taught_run_learns_the_lesson_and_a_missing_or_foreign_one_is_refused(
     index: Path, lesson: Path, taught_params: Params, tmp_path: Path
 ) -> None:
