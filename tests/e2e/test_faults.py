@@ -178,7 +178,10 @@ def register(server: Server, corruption: str, version: str, **options: str) -> r
     corrupt(store / "catsdogs.mar", corruption, version, store / f"catsdogs-{version}.mar")
     options |= {"url": f"catsdogs-{version}.mar", "initial_workers": "1"}
     models = f"{server.address('management')}/models"
-    return requests.post(models, params=options, timeout=200)
+    try:
+        return requests.post(models, params=options, timeout=200)
+    finally:
+        (store / f"catsdogs-{version}.mar").unlink()
 
 
 QUICK = ["half an archive", "a handler with a syntax error"]
