@@ -141,6 +141,7 @@ def test_workers_hold_no_secret_of_the_launcher(server: Server) -> None:
         assert {"PATH", "TMPDIR", "PYTHONPATH"} <= environment.keys()
 
 
+@pytest.mark.slow
 def test_a_container_takes_the_model_api_away(own_server: Server) -> None:
     own_server.environment["TS_ENABLE_MODEL_API"] = "false"
     started = own_server.serve("--detach")

@@ -58,6 +58,7 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         assert list(tmp_path.iterdir()) == [bad_params], arguments
 
 
+@pytest.mark.slow
 def test_predict_answers_each_file_and_fails_when_one_is_no_photo(
     weights: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from training.params import Params, UsageError
 from training.weights import check_weights
 
 
+@pytest.mark.slow
 def test_evaluation_calibrates_on_validation_and_measures_on_test(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
         )
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_go_on_is_replaced_when_asked(
     index: Path, params: Params, tmp_path: Path
 ) -> None:
