@@ -36,7 +36,6 @@ ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs/reliability.md"
 MARK = "faults, written by `python -m benchmarks.faults`"
-FIGURES = ("refused", "longest", "silence", "whole after", "late or not JSON")
 SECONDS_TO_RECOVER = 150
 
 
@@ -255,7 +254,7 @@ def report(results: dict[str, Any]) -> str:
         [
             name,
             f"{row['requests']:,}",
-            ", ".join(f"{n:,} x {s}" for s, n in row["statuses"].items()),
+            told(row["statuses"]),
         ]
         + [str(row["refused"]), str(row["longest"]), str(row["silence"])]
         + [str(row["whole after"]), str(row["late or not JSON"])]

@@ -7,18 +7,15 @@ The same servers are asked directly and through the gateway, in turn.
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from benchmarks.machine import processor
 from benchmarks.peers.servers import SERVERS, Peer
 from benchmarks.report import DOCUMENT
-from benchmarks.serving import PHOTO, REPOSITORY, Figures, wrk
-from tests.e2e.conftest import Server, new_server
-from training.archive import archive
+from benchmarks.serving import PHOTO, Figures, wrk
+from tests.e2e.conftest import Server, temporary_server
 from training.card import table, write_between_marks
 
 MARK = "gateway, written by `python -m benchmarks.gateway`"
@@ -36,16 +33,8 @@ class Target:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        archive(REPOSITORY / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
-        Path(folder, "server").mkdir()
-        server = new_server(Path(folder, "server"), Path(folder, "store"))
-        try:
-            started = server.serve("--detach")
-            assert started.returncode == 0, started.stderr
-            text = measure(server)
-        finally:
-            server.stop()
+    with temporary_server() as server:
+        text = measure(server)
     print(text)
     write_between_marks(DOCUMENT, MARK, text)
 

@@ -12,7 +12,6 @@ import itertools
 import random
 import statistics
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -25,9 +24,8 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.machine import processor
-from tests.e2e.conftest import Server, new_server
+from tests.e2e.conftest import Server, temporary_server
 from tests.hostile import good_pictures, hostile_files, mutations
-from training.archive import archive
 from training.card import table, write_between_marks
 from training.checkpoint import write_json
 
@@ -46,17 +44,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000)
     count = parser.parse_args().requests
-    with tempfile.TemporaryDirectory() as folder:
-        archive(ROOT / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
-        Path(folder, "server").mkdir()
-        server = new_server(Path(folder, "server"), Path(folder, "store"))
-        try:
-            started = server.serve("--detach")
-            if started.returncode:
-                raise RuntimeError(started.stderr)
-            result = soak(server, count)
-        finally:
-            server.stop()
+    with temporary_server() as server:
+        result = soak(server, count)
     write_json(RESULT, {"machine": processor(), **result})
     write_between_marks(DOCUMENT, MARK, report(result))
     print(report(result))

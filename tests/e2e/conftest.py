@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,22 @@ def new_server(folder: Path, archives: Path) -> Server:
         "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     }
     return Server(folder, environment)
+
+
+@contextmanager
+def temporary_server() -> Iterator[Server]:
+    """Servers of the released weights, for a program that is no test; RuntimeError if they fail."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive(REPOSITORY / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
+        Path(folder, "server").mkdir()
+        server = new_server(Path(folder, "server"), Path(folder, "store"))
+        try:
+            started = server.serve("--detach")
+            if started.returncode:
+                raise RuntimeError(started.stderr)
+            yield server
+        finally:
+            server.stop()
 
 
 @pytest.fixture(scope="session")
