@@ -43,7 +43,7 @@ def launcher(own_server: Server) -> Iterator[subprocess.Popen[bytes]]:
             cwd=own_server.folder, env=own_server.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
-    wait_until_whole(own_server)
+    wait_until(own_server.processes, SECONDS_TO_RECOVER)  # it tells its pid once all is ready
     yield launcher
     launcher.terminate()
     launcher.wait(90)
