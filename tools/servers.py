@@ -112,7 +112,7 @@ class TorchServe(Child):
             model = self.model()
             if model and all(worker["status"] == "READY" for worker in model["workers"]):
                 return model
-            if model and not self.healthy():
+            if model and self.ping() >= 400:
                 raise NotServed("the workers can't load the model")
             time.sleep(0.3)
         raise NotServed("the model was not ready in time")
@@ -131,26 +131,25 @@ class TorchServe(Child):
         except (OSError, http.client.HTTPException):
             return None
 
-    def healthy(self) -> bool:
-        """What /ping says: false when a worker has used up its restarts, of whatever version."""
+    def ping(self) -> int:
+        """/ping's status, red when a worker of whatever version has used up its restarts, or 0."""
         try:
-            with get(f"{address('inference')}/ping"):
-                return True
+            with get(f"{address('inference')}/ping") as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
         except (OSError, http.client.HTTPException):
-            return False
+            return 0
 
     def trouble(self) -> str:
         """What only a new start helps against: "dead" workers, or a "silent" TorchServe; or "".
 
         A version that clients don't get turns /ping red too, which is no reason to stop the other.
         """
-        try:
-            with get(f"{address('inference')}/ping"):
-                return ""
-        except urllib.error.HTTPError:
-            return "dead" if self.any_worker_down() else ""
-        except (OSError, http.client.HTTPException):
+        status = self.ping()
+        if not status:
             return "silent"
+        return "dead" if status >= 400 and self.any_worker_down() else ""
 
     def any_worker_down(self) -> bool:
         try:
