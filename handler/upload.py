@@ -19,6 +19,12 @@ class Upload:
     bytes: int | None = None  # None where the request as a whole is wrong
     size: tuple[int, int] | None = None  # width and height as sent; None where there is an error
 
+    def __post_init__(self) -> None:
+        # A traceback's frames refer to their callers and these to the whole batch, and back: a ring
+        # of megabytes that would stay until Python's next full collection, thousands of photos on.
+        if isinstance(self.decoded, PhotoException):
+            self.decoded.__traceback__ = self.decoded.__cause__ = self.decoded.__context__ = None
+
 
 def read_upload(content: Any) -> Upload:
     """The photo in the body or a field of a request, as TorchServe hands it in."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
 import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +224,21 @@ def test_metrics_have_their_labels_in_the_declared_order(
         expected = f"predictions_by_class.Count:{labels.count(name)}|#class_name:{name},{model}"
         assert sum(expected in line for line in lines) == 1
     assert len(lines) == 4 + len(set(labels))
+
+
+def test_a_refused_photo_doesnt_keep_its_batch_in_memory(server: Server) -> None:
+    class Body(bytearray):
+        """One that can be watched."""
+
+    body = Body(jpeg()[:-300])
+    kept = weakref.ref(body)
+    gc.disable()  # what lies in a ring stays for thousands of photos
+    try:
+        server.answer({"body": body}, {"photo": "text"})
+        del body
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_each_photo_of_a_batch_has_a_line_with_its_requests_id(
