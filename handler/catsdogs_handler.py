@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from ts.context import Context
-from ts.metrics.metric_cache_errors import MetricsCacheKeyError
-from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.backend import load_backend
 from handler.integrity import check_digests
+from handler.metrics import count_batch, count_nothing
 from handler.photo import SIDE, PhotoException, PhotoTooLargeException
 from handler.photo_log import log_photo, request_id
 from handler.request import photo_fields
-from handler.upload import Upload, read_upload
+from handler.upload import Told, Upload, read_upload
 from training.model import count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
@@ -31,6 +30,9 @@ SECONDS_PER_REQUEST = 8
 TOO_SLOW = PhotoTooLargeException(
     f"the request's photos take more than {SECONDS_PER_REQUEST} s to decode; send fewer at once"
 )
+
+# The gateway asks about a picture of its own by this header, and lets no client set it.
+PROBE = "X-Probe"
 
 # One request's photos, by field.
 Photos = dict[str, Upload]
@@ -51,6 +53,9 @@ class CatsDogsHandler:
         self.classes: list[str] = self.card["classes"]
         self.threshold: float = self.card["threshold"]
         self.limit: float = self.card["strangeness"]["limit"]
+        self.edges: dict[str, list[float]] = {
+            name: row["edges"] for name, row in self.card["reference"]["quantities"].items()
+        }
         self.version: str = context.manifest["model"]["modelVersion"]
         self.backend, self.run = load_backend(
             lambda: load_classifier(folder / "catsdogs.pt", self.card),
@@ -63,6 +68,7 @@ class CatsDogsHandler:
             probabilities, _ = self.infer([np.zeros((SIDE, SIDE, 3), np.uint8)] * photos)
         if not np.isfinite(probabilities).all():
             raise RuntimeError("catsdogs.pt: its answers are not numbers")
+        count_nothing(context, self.classes, self.edges)
 
     def handle(self, requests: list[dict[str, Any]], context: Context) -> list[Any]:
         """Answer each request of a batch; the statuses go into `context`."""
@@ -90,8 +96,14 @@ class CatsDogsHandler:
             for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
         ]
         seconds = time.perf_counter() - started
-        self._count(context, answers, described, seconds)
-        self._log(context, batch, answers, seconds)
+        asked = {
+            number: _told(photos, answers[number])
+            for number, photos in enumerate(batch)
+            if not described[number] and headers[number].get(PROBE) != "true"
+        }
+        if asked:
+            count_batch(context, list(asked.values()), self.edges, seconds)
+            self._log(context, asked, seconds)
         return answers
 
     def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
@@ -146,7 +158,7 @@ class CatsDogsHandler:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
-        internal = ("strangeness", "activation_ranges", "graph_sha256")
+        internal = ("strangeness", "activation_ranges", "reference", "graph_sha256")
         card = {key: value for key, value in self.card.items() if key not in internal}
         return card | {
             "version": self.version,
@@ -168,51 +180,18 @@ class CatsDogsHandler:
             "model_version": self.version,
         }
 
-    def _count(
-        self, context: Context, answers: list[Any], described: list[bool], seconds: float
-    ) -> None:
-        """Metrics of one batch, in as few log lines as keep their meaning."""
-        requests = [
-            answer
-            for answer, is_described in zip(answers, described, strict=True)
-            if not is_described
-        ]
-        if not requests or context.metrics is None:
-            return
-        photos = [p for answer in requests for p in answer.get("photos", {"": answer}).values()]
-        labels = [photo["label"] for photo in photos if "label" in photo]
-        _emit(context, "prediction_requests_total", MetricTypes.COUNTER, len(requests))
-        for _ in requests:
-            _emit(context, "prediction_latency_seconds", MetricTypes.HISTOGRAM, round(seconds, 6))
-        for name in sorted(set(labels)):
-            _emit(
-                context,
-                "predictions_by_class",
-                MetricTypes.COUNTER,
-                labels.count(name),
-                class_name=name,
-            )
-
-    def _log(
-        self, context: Context, batch: list[Photos], answers: list[Any], seconds: float
-    ) -> None:
-        """A line for each photo of the batch; descriptions have none."""
+    def _log(self, context: Context, requests: dict[int, Told], seconds: float) -> None:
+        """A line for each photo of the batch."""
         own = context.request_ids or {}
-        for number, (photos, answer) in enumerate(zip(batch, answers, strict=True)):
+        for number, told in requests.items():
             request = request_id(context.get_all_request_header(number), own.get(number, ""))
-            for field, photo in photos.items():
-                log_photo(request, photo, answer.get("photos", {field: answer})[field], seconds)
+            for position, (upload, answer) in enumerate(told, start=1):
+                log_photo(request, position, upload, answer, seconds)
+
+
+def _told(photos: Photos, answer: dict[str, Any]) -> Told:
+    return [(upload, answer.get("photos", {f: answer})[f]) for f, upload in photos.items()]
 
 
 def _error(error: PhotoException) -> dict[str, Any]:
     return {"code": error.status, "type": type(error).__name__, "message": str(error)}
-
-
-def _emit(context: Context, name: str, kind: MetricTypes, value: float, **dimensions: str) -> None:
-    """Write one metric, its labels in the order in which metrics.yaml declares them."""
-    try:
-        metric = context.metrics.get_metric(name, kind)
-    except MetricsCacheKeyError:  # another server's metrics.yaml; it still gets its answers
-        return
-    labels = {"ModelName": context.model_name, "Level": "Model", **dimensions}
-    metric.add_or_update(value, [labels[dimension] for dimension in metric.dimension_names])

@@ -18,14 +18,18 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what the gateway takes from
 logger = logging.getLogger(__name__)
 
 
-def log_photo(request: str, upload: Upload, answer: dict[str, Any], seconds: float) -> None:
+def log_photo(
+    request: str, position: int, upload: Upload, answer: dict[str, Any], seconds: float
+) -> None:
     """Write the line of one photo, which got `answer`; what there is not is left out.
 
-    `seconds` is how long its batch took in the handler.
+    `position` counts the photos of its request from 1 on; `seconds` is how long its batch took in
+    the handler.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request_id": request,
+        "photo": position,
         "status": answer.get("code", 200),
         "type": answer.get("type"),
         "milliseconds": round(seconds * 1000, 1),

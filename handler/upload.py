@@ -26,6 +26,10 @@ class Upload:
             self.decoded.__traceback__ = self.decoded.__cause__ = self.decoded.__context__ = None
 
 
+# The photos of one request, each with what it was answered.
+Told = list[tuple[Upload, dict[str, Any]]]
+
+
 def read_upload(content: Any) -> Upload:
     """The photo in the body or a field of a request, as TorchServe hands it in."""
     length = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,12 @@ RANGES = {
     "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],
     "fc2": [0, 1], "fc3": [0, 1],
 }  # fmt: skip
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    """Skips a test where a Debian package is not installed, but where CATSDOGS_REQUIRE says not."""
+    missing = shutil.which(program) is None and not os.environ.get("CATSDOGS_REQUIRE")
+    return pytest.mark.skipif(missing, reason=f"{program} is not installed")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +76,15 @@ def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "threshold": 0.9,
         "strangeness": {"means": [0.0] * 256, "deviations": [1.0] * 256, "limit": 1e6},
         "activation_ranges": RANGES,
+        "reference": {
+            "photos": 100,
+            "class_shares": {"cat": 0.5, "dog": 0.5},
+            "confidence_means": [0.52, 0.6, 0.9],
+            "quantities": {
+                "confidence": {"edges": [0.55, 0.7], "shares": [0.5, 0.3, 0.2]},
+                "brightness": {"edges": [0.5], "shares": [0.5, 0.5]},
+            },
+        },
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {},
     }

@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     archive.add_argument("--version", help="default: the version in the JSON file of the weights")
     path(release, "--model-card", "docs/MODEL_CARD.md", "model card to write")
     path(release, "--readme", "README.md", "file whose figures are renewed")
+    path(release, "--rules", "monitoring/drift_rules.yml", "Prometheus rules to write")
     path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
     predict = add("predict", run_predict, "classify photos without a server")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -135,11 +136,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def run_release(options: argparse.Namespace) -> None:
     from training.card import FIGURES, summary, write_between_marks, write_model_card
+    from training.drift import write_drift_rules
     from training.weights import release
 
     card = release(options.run, options.weights, options.version)
     write_model_card(card, options.model_card)
     write_between_marks(options.readme, FIGURES, summary(card))
+    write_drift_rules(card, options.rules)
     print(f"{options.weights}: version {card['version']}")
 
 

@@ -20,6 +20,7 @@ from handler.integrity import sha256_of
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
 from training.data import Split
+from training.drift import reference
 from training.epoch import split_logits, split_outputs
 from training.figures import (
     accuracy_of,
@@ -76,6 +77,7 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "activation_ranges": activation_ranges(
             network, Split(index, "train"), params.range_photos, train_params
         ),
+        "reference": reference(validation, confidence, calibrated.argmax(1).tolist()),
         "sha256": sha256_of(run / BEST),
     }
     handler, _ = load_handler(run / BEST, card)

@@ -16,7 +16,7 @@ from training.params import UsageError, one_line
 
 CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",
-    "activation_ranges", "sha256",
+    "activation_ranges", "reference", "sha256",
 }  # fmt: skip
 
 

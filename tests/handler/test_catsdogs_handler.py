@@ -5,7 +5,9 @@ import gc
 import io
 import json
 import logging
+import re
 import weakref
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler import catsdogs_handler
-from handler.catsdogs_handler import CatsDogsHandler
+from handler.catsdogs_handler import PROBE, CatsDogsHandler
 from handler.photo import MAX_DECODE_SECONDS
 from handler.request import MAX_PHOTOS
 
@@ -206,24 +208,79 @@ def test_describe_tells_about_the_model_beside_predictions(server: Server) -> No
     assert "label" in prediction
 
 
-def test_metrics_have_their_labels_in_the_declared_order(
-    weights: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.fixture
+def counting(weights: Path) -> Server:
+    """A server with the metrics of metrics.yaml."""
     metrics = MetricsCacheYamlImpl("handler/metrics.yaml")
     metrics.initialize_cache()
     metrics.model_name = "catsdogs"
-    server = Server(weights, metrics)
+    return Server(weights, metrics)
+
+
+def counted(caplog: pytest.LogCaptureFixture) -> dict[str, float]:
+    """What the lines of metrics add up to, by name and labels."""
+    totals: dict[str, float] = defaultdict(float)
+    for record in caplog.records:
+        if line := re.match(r"\[METRICS\](\w+)\.\w+:([^|]+)\|#(.*?)\|", record.getMessage()):
+            totals[f"{line[1]} {line[3]}"] += float(line[2])
+    return totals
+
+
+MODEL = "ModelName:catsdogs,Level:Model"
+
+
+def test_a_batch_is_counted_with_labels_in_the_declared_order(
+    counting: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    form = {"one": jpeg(2), "cut": jpeg(3)[:-300], "pdf": b"%PDF-1.7"}
+    headers = [{}, dict.fromkeys(form, FILE), {}]
     with caplog.at_level(logging.INFO):
-        answers = server.answer({"body": jpeg(1)}, {"body": jpeg(2)}, {"body": b"no"})
-    lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("[METRICS]")]
-    model = "ModelName:catsdogs,Level:Model|"
-    assert sum(f"prediction_requests_total.Count:3|#{model}" in line for line in lines) == 1
-    assert sum("prediction_latency_seconds." in line for line in lines) == 3
-    labels = [body["label"] for status, body in answers if status == 200]
-    for name in set(labels):
-        expected = f"predictions_by_class.Count:{labels.count(name)}|#class_name:{name},{model}"
-        assert sum(expected in line for line in lines) == 1
-    assert len(lines) == 4 + len(set(labels))
+        answers = counting.answer({"body": jpeg(1)}, form, {"body": b"no"}, headers=headers)
+    totals = counted(caplog)
+    seconds = totals.pop(f"prediction_latency_seconds {MODEL}")
+    assert 0 < seconds < 30
+    quantities = Counter[str]()
+    for name in [name for name in totals if name.startswith("photo_quantity_total")]:
+        quantities[re.findall(r"#?quantity:(\w+),bin:\d", name)[0]] += int(totals.pop(name))
+    assert quantities == {"confidence": 2, "brightness": 2}
+    labels = [answers[0][1]["label"], answers[1][1]["photos"]["one"]["label"]]
+    expected = {
+        "prediction_requests_total": 3, "prediction_batches_total": 1,
+        "prediction_batched_photos_total": 2,
+        "prediction_errors_total type:InvalidPhotoException,": 2,
+        "prediction_errors_total type:UnsupportedPhotoException,": 1,
+        **{f"predictions_by_class class_name:{name},": labels.count(name) for name in labels},
+    }  # fmt: skip
+    assert totals == {
+        name + ("" if " " in name else " ") + MODEL: value for name, value in expected.items()
+    }
+
+
+def test_every_counter_is_there_from_the_start(
+    weights: Path, caplog: pytest.LogCaptureFixture, request: pytest.FixtureRequest
+) -> None:
+    with caplog.at_level(logging.INFO):
+        request.getfixturevalue("counting")
+    totals = counted(caplog)
+    assert set(totals.values()) == {0}
+    declared = yaml.safe_load(Path("handler/metrics.yaml").read_text())["model_metrics"]
+    assert {name.split()[0] for name in totals} == {row["name"] for row in declared["counter"]}
+    assert sum("quantity:confidence" in name for name in totals) == 3
+    assert sum("class_name" in name for name in totals) == 2
+    assert sum("type:" in name for name in totals) == 3
+
+
+def test_the_gateways_own_picture_is_neither_counted_nor_logged(
+    counting: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        ((status, _),) = counting.answer({"body": jpeg()}, headers=[{PROBE: "true"}])
+        assert status == 200
+        assert not counted(caplog)
+        assert not [r for r in caplog.records if r.name == "handler.photo_log"]
+        counting.answer({"body": jpeg()}, {"body": jpeg()}, headers=[{PROBE: "true"}, {}])
+    assert counted(caplog)[f"prediction_requests_total {MODEL}"] == 1
+    assert counted(caplog)[f"prediction_batched_photos_total {MODEL}"] == 1
 
 
 def test_a_refused_photo_doesnt_keep_its_batch_in_memory(server: Server) -> None:

@@ -19,7 +19,7 @@ PREDICTION = {"label": "cat", "confidence": 0.9, "probabilities": {}, "certain":
 
 def logged(caplog: pytest.LogCaptureFixture, upload: Upload, answer: dict[str, Any]) -> Any:
     with caplog.at_level("INFO"):
-        log_photo("an-id", upload, answer, 0.01234)
+        log_photo("an-id", 1, upload, answer, 0.01234)
     (record,) = caplog.records
     return json.loads(record.getMessage())
 
@@ -29,7 +29,7 @@ def test_a_prediction_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> N
     told = datetime.fromisoformat(line.pop("time"))
     assert abs((datetime.now(UTC) - told).total_seconds()) < 60
     assert line == {
-        "request_id": "an-id", "status": 200, "milliseconds": 12.3, "bytes": len(CAT),
+        "request_id": "an-id", "photo": 1, "status": 200, "milliseconds": 12.3, "bytes": len(CAT),
         "pixels": "451x300", "label": "cat", "confidence": 0.9,
     }  # fmt: skip
 
@@ -39,7 +39,7 @@ def test_an_error_is_told_without_its_message(caplog: pytest.LogCaptureFixture) 
     line = logged(caplog, read_upload(CAT[:-100]), answer)
     del line["time"]
     assert line == {
-        "request_id": "an-id", "status": 400, "type": "InvalidPhotoException",
+        "request_id": "an-id", "photo": 1, "status": 400, "type": "InvalidPhotoException",
         "milliseconds": 12.3, "bytes": len(CAT) - 100,
     }  # fmt: skip
 
@@ -70,6 +70,6 @@ def test_the_lines_are_told_apart_from_others_by_how_they_begin(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):
-        log_photo("an-id", read_upload(CAT), PREDICTION, 0.01)
+        log_photo("an-id", 1, read_upload(CAT), PREDICTION, 0.01)
     assert caplog.records[0].getMessage().startswith('{"time": ')
     assert Path(REPOSITORY, "log4j2.xml").read_text().count(r"\{&quot;time&quot;: .*") == 2

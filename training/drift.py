@@ -1,0 +1,127 @@
+"""What photos and answers are like on validation, and the Prometheus rules that compare with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from handler.quantities import bin_of, quantities
+from training.checkpoint import write_atomically
+from training.data import Split
+
+BINS = 10
+FLOOR = 0.001  # of a share: the PSI has its logarithm
+# Of what is compared, with how often: a shift shows in minutes, a slow one in a day.
+WINDOWS = {"10m": "15s", "1d": "5m"}
+
+
+def reference(split: Split, confidence: np.ndarray, predicted: Sequence[int]) -> dict[str, Any]:
+    """Deciles of each quantity over the photos of `split`, and the share of each predicted class.
+
+    `confidence` and `predicted`, the class numbers, are those of its photos, (N,). The mean
+    confidence of each bin estimates accuracy where no labels are.
+    """
+    rows = [
+        quantities(split.pixels[row], (photo.width, photo.height), float(sure))
+        for row, photo, sure in zip(split.rows, split.photos, confidence, strict=True)
+    ]
+    bins = {name: deciles(np.array([row[name] for row in rows])) for name in rows[0]}
+    edges = bins["confidence"]["edges"]
+    number = np.array([bin_of(float(sure), edges) for sure in confidence])
+    return {
+        "photos": len(rows),
+        "class_shares": {
+            name: float(np.mean(np.asarray(predicted) == of_class))
+            for of_class, name in enumerate(split.classes)
+        },
+        "confidence_means": [
+            float(confidence[number == of_bin].mean()) for of_bin in range(len(edges) + 1)
+        ],
+        "quantities": bins,
+    }
+
+
+def deciles(values: np.ndarray) -> dict[str, list[float]]:
+    """The edges between ten bins with as many of `values` each, and the share in each bin.
+
+    Values of which there are many, like the size of a camera, make fewer bins and uneven shares.
+    """
+    cuts = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="inverted_cdf")
+    edges = [float(cut) for cut in np.unique(cuts) if cut < values.max()]
+    counts = np.bincount(np.searchsorted(edges, values), minlength=len(edges) + 1)
+    return {"edges": edges, "shares": [float(count / len(values)) for count in counts]}
+
+
+def write_drift_rules(card: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda partial: partial.write_text(drift_rules(card)))
+
+
+def drift_rules(card: dict[str, Any]) -> str:
+    """Recording rules, as YAML: the reference in `card`, and how far traffic is from it."""
+    known = card["reference"]
+    groups = [{"name": "reference", "interval": "1m", "rules": list(constants(known))}]
+    for window, interval in WINDOWS.items():
+        rules = list(comparisons(window))
+        groups.append({"name": f"drift over {window}", "interval": interval, "rules": rules})
+    head = (
+        "# Written by `python -m training release` from the reference in models/catsdogs.json;\n"
+        "# don't edit it by hand. docs/monitoring.md explains it.\n"
+    )
+    return head + yaml.safe_dump({"groups": groups}, sort_keys=False, width=100)
+
+
+def constants(known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The reference as series, so that expressions can take it."""
+
+    def constant(name: str, value: float, **labels: str) -> dict[str, Any]:
+        return {"record": name, "expr": f"vector({value:.6g})", "labels": labels}
+
+    for quantity, row in known["quantities"].items():
+        for number, share in enumerate(row["shares"]):
+            labels = {"quantity": quantity, "bin": str(number)}
+            yield constant("photo_quantity:reference_share", share, **labels)
+    for number, mean in enumerate(known["confidence_means"]):
+        yield constant("prediction_confidence:reference_mean", mean, bin=str(number))
+    for name, share in known["class_shares"].items():
+        yield constant("predictions_by_class:reference_share", share, class_name=name)
+
+
+def comparisons(window: str) -> Iterator[dict[str, str]]:
+    """How far the photos of the last `window` are from the reference.
+
+    psi: the population stability index, the sum over bins of (share - reference) *
+    ln(share / reference); Siddiqi 2006. accuracy_estimate: confidence-based performance estimation
+    (CBPE), the mean confidence that photos of these bins had on validation.
+    """
+    counted = f"increase(photo_quantity_total[{window}])"
+    answers = f"increase(predictions_by_class[{window}])"
+    share = f"photo_quantity:share_{window}"
+    floored = f"clamp_min({share}, {FLOOR})"
+    known = f"clamp_min(photo_quantity:reference_share, {FLOOR})"
+    rules = {
+        f"photo_quantity:photos_{window}": f"sum by (quantity) ({counted})",
+        share: (
+            f"sum by (quantity, bin) ({counted})"
+            f" / on (quantity) group_left () (photo_quantity:photos_{window} > 0)"
+        ),
+        f"photo_quantity:psi_{window}": (
+            f"sum by (quantity) (({floored} - {known}) * ln({floored} / {known}))"
+        ),
+        f"predictions_by_class:share_{window}": (
+            f"sum by (class_name) ({answers}) / on () group_left () (sum ({answers}) > 0)"
+        ),
+        f"predictions_by_class:shift_{window}": (
+            f"predictions_by_class:share_{window} - predictions_by_class:reference_share"
+        ),
+        f"prediction:accuracy_estimate_{window}": (
+            f'sum ({share}{{quantity="confidence"}}'
+            " * on (bin) group_left () prediction_confidence:reference_mean)"
+        ),
+    }
+    for name, expression in rules.items():
+        yield {"record": name, "expr": expression}
