@@ -131,6 +131,23 @@ class TorchServe(Child):
         except (OSError, http.client.HTTPException):
             return None
 
+    def versions(self) -> list[dict[str, Any]]:
+        """What the management API tells of each version of catsdogs; [] where it knows none."""
+        try:
+            with get(f"{address('management')}/models/catsdogs/all") as answer:
+                return list(json.load(answer))
+        except (OSError, http.client.HTTPException):
+            return []
+
+    def processes(self) -> dict[str, psutil.Process]:
+        """The frontend, and its workers by their number."""
+        if self.process is None or self.ended():
+            return {}
+        frontend = psutil.Process(self.process.pid)
+        workers = sorted(frontend.children(), key=lambda process: process.pid)
+        numbered = {f"worker {n}": process for n, process in enumerate(workers, start=1)}
+        return {"frontend": frontend} | numbered
+
     def ping(self) -> int:
         """/ping's status, red when a worker of whatever version has used up its restarts, or 0."""
         try:
@@ -210,6 +227,10 @@ class Gateway(Child):
 
     def addresses(self) -> dict[str, str]:
         return {"predict": f"{gateway()}/predict", "metrics": f"{gateway('METRICS_PORT')}/metrics"}
+
+    def exporter_port(self) -> int:
+        """Where it looks for /metrics/workers."""
+        return int(gateway("EXPORTER_PORT").rpartition(":")[2])
 
 
 def check_files() -> None:

@@ -100,7 +100,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "tmp").mkdir()
     shutil.copytree(archives, folder / "model_store")
-    ports = iter(free_ports(7))
+    ports = iter(free_ports(8))
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -113,6 +113,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         "TS_GRPC_MANAGEMENT_PORT": str(next(ports)),
         "CATSDOGS_PORT": str(next(ports)),
         "CATSDOGS_METRICS_PORT": str(next(ports)),
+        "CATSDOGS_EXPORTER_PORT": str(next(ports)),
         **SECRETS,
         # Archives that TorchServe extracts and the workers' sockets.
         "TMPDIR": str(folder / "tmp"),

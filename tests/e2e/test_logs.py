@@ -53,7 +53,7 @@ def test_an_answered_photo_has_a_line_that_is_json_alone(server: Server) -> None
     assert line.pop("time").endswith("+00:00")
     assert 0 < line.pop("milliseconds") < 30_000
     assert line == {
-        "request_id": request, "status": 200, "bytes": len(CAT), "pixels": "451x300",
+        "request_id": request, "photo": 1, "status": 200, "bytes": len(CAT), "pixels": "451x300",
         "label": "cat", "confidence": response.json()["confidence"],
     }  # fmt: skip
 
@@ -72,6 +72,7 @@ def test_each_photo_of_a_form_has_a_line(server: Server) -> None:
     request, _ = predict(server, files=files)
     good, bad = lines_of(server, request, 2)
     assert (good["status"], good["label"], bad["status"]) == (200, "cat", 400)
+    assert (good["photo"], bad["photo"]) == (1, 2)
 
 
 def test_without_the_gateway_torchserves_own_id_is_told(server: Server) -> None:
@@ -143,6 +144,17 @@ def test_the_gateways_line_has_the_id_of_the_answer_and_no_query(
     line = gateway_line(server, path)
     assert line["request_id"] == response.headers["X-Request-Id"]
     assert line["request"]["uri"] == path
+
+
+@pytest.mark.parametrize("given", ["", "known-id"])
+def test_one_id_leads_from_the_answer_through_both_logs(server: Server, given: str) -> None:
+    headers = {"X-Request-Id": f"{given}-{uuid.uuid4()}"} if given else {}
+    url = f"{server.address('gateway')}/predict"
+    response = requests.post(url, data=CAT, headers=headers, timeout=30)
+    request = response.headers["X-Request-Id"]
+    assert not given or headers["X-Request-Id"] == request
+    assert lines_of(server, request, 1)[0]["label"] == response.json()["label"]
+    wait_until(lambda: request in [row["request_id"] for row in lines(server, "gateway.log")])
 
 
 def test_torchserves_access_log_tells_no_address(server: Server) -> None:

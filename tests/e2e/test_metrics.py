@@ -1,0 +1,137 @@
+"""What Prometheus is told, after requests that are known."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+
+import pytest
+import requests
+
+from handler.photo import decode_photo
+from handler.quantities import bin_of, quantities
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import Server, wait_until
+from tests.e2e.load import CAT, is_whole
+
+CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
+MODEL = 'ModelName="catsdogs",Level="Model"'
+HANDLER = re.compile(r"prediction|photo_")
+REQUESTS = "caddy_http_request_duration_seconds_count"
+
+
+def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
+    """The value of each series, its labels without the host."""
+    text = requests.get(f"{server.address('gateway_metrics')}{path}", timeout=30).text
+    values: dict[str, float] = {}
+    for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
+        kept = re.findall(r'(?!Hostname|hostname)\b\w+="[^"]*"', labels)
+        values[f"{name}{{{','.join(kept)}}}"] = float(value)
+    return values
+
+
+def ask_a_known_mix(server: Server) -> list[float]:
+    """Confidences of the three cats among four requests with photos, beside other requests."""
+    gateway = server.address("gateway")
+    form = {"cat": ("1.jpg", CAT), "cut": ("2.jpg", CAT[:-500])}
+    answers = [
+        requests.put(f"{gateway}/predict", data=CAT, timeout=30),
+        requests.post(f"{gateway}/predictions/catsdogs", data=CAT, timeout=30),
+        requests.post(f"{gateway}/predict", files=form, timeout=30),
+        requests.post(f"{gateway}/predict", data=b"%PDF-1.7", timeout=30),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 415]
+    for path in ("/ready", "/ready", "/health", "/model/info"):
+        assert requests.get(gateway + path, timeout=30).status_code == 200
+    assert requests.get(f"{gateway}/predict", timeout=30).status_code == 405
+    assert requests.post(f"{gateway}/nothing", data=CAT, timeout=30).status_code == 404
+    cats = [answer.json() for answer in answers[:2]] + [answers[2].json()["photos"]["cat"]]
+    return [cat["confidence"] for cat in cats]
+
+
+def expected_of_the_handler(confidences: list[float]) -> dict[str, float]:
+    bins: Counter[str] = Counter()
+    for confidence in confidences:
+        for name, value in quantities(decode_photo(CAT), (451, 300), confidence).items():
+            number = bin_of(value, CARD["reference"]["quantities"][name]["edges"])
+            bins[f'photo_quantity_total{{quantity="{name}",bin="{number}",{MODEL}}}'] += 1
+    return {
+        f"prediction_requests_total{{{MODEL}}}": 4,
+        f"prediction_latency_seconds_count{{{MODEL}}}": 4,
+        f"prediction_batches_total{{{MODEL}}}": 4,
+        f"prediction_batched_photos_total{{{MODEL}}}": 3,
+        f'predictions_by_class{{class_name="cat",{MODEL}}}': 3,
+        f'prediction_errors_total{{type="InvalidPhotoException",{MODEL}}}': 1,
+        f'prediction_errors_total{{type="UnsupportedPhotoException",{MODEL}}}': 1,
+        **bins,
+    }
+
+
+def test_every_metric_tells_what_was_asked(server: Server) -> None:
+    before = scrape(server)
+    expected = expected_of_the_handler(ask_a_known_mix(server))
+
+    def difference() -> dict[str, float]:
+        """Of the handler's metrics that have changed; without times, which nobody can foretell."""
+        changes = {name: value - before.get(name, 0) for name, value in scrape(server).items()}
+        return {
+            name: change
+            for name, change in changes.items()
+            if HANDLER.match(name) and change and not re.search("_bucket|_sum", name)
+        }
+
+    wait_until(lambda: difference() == expected)
+    counters = {name for name in expected if "latency" not in name}
+    assert counters <= before.keys()  # all were there from the start
+    seconds = f"prediction_latency_seconds_sum{{{MODEL}}}"
+    assert 0 < scrape(server)[seconds] - before.get(seconds, 0) < 60
+
+
+def test_the_gateway_tells_each_request_by_status(server: Server) -> None:
+    def counts() -> Counter[tuple[str, str]]:
+        found: Counter[tuple[str, str]] = Counter()
+        for name, value in scrape(server, "/metrics/gateway").items():
+            if name.startswith(REQUESTS) and 'server="srv0"' in name:
+                code, method = re.findall(r'(?:code|method)="(\w+)"', name)
+                found[code, method] += int(value)
+        return found
+
+    before = counts()
+    ask_a_known_mix(server)
+    assert counts() - before == {
+        ("200", "PUT"): 1, ("200", "POST"): 2, ("415", "POST"): 1, ("404", "POST"): 1,
+        ("405", "GET"): 1, ("200", "GET"): 4,
+    }  # fmt: skip
+
+
+def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
+    def told(name: str) -> float:
+        return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="1.1"}}']
+
+    wait_until(lambda: is_whole(server), 90)
+    workers = len(server.workers())
+    before = told("worker_restarts_total")
+    assert told("workers_ready") == told("workers") == workers
+    assert told("queue_pending") == 0
+    assert told("queue_capacity") == 100
+    server.workers()[0].kill()
+    wait_until(lambda: told("workers_ready") == workers - 1)
+    wait_until(lambda: told("worker_restarts_total") == before + 1, 90)
+    wait_until(lambda: told("workers_ready") == workers, 90)
+    assert told("workers") == workers
+
+
+def test_the_processes_are_told_with_what_they_take(server: Server) -> None:
+    values = scrape(server, "/metrics/workers")
+    names = {name for name in values if name.startswith("torchserve_process_resident")}
+    expected = ["frontend", *(f"worker {n}" for n in range(1, len(server.workers()) + 1))]
+    memory = "torchserve_process_resident_memory_bytes"
+    assert names == {f'{memory}{{process="{process}"}}' for process in expected}
+    assert all(values[name] > 50e6 for name in names)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/other", "/predict"])
+def test_the_listener_for_metrics_has_nothing_else(server: Server, path: str) -> None:
+    response = requests.get(f"{server.address('gateway_metrics')}{path}", timeout=30)
+    assert response.status_code == response.json()["code"] == 404

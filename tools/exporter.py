@@ -1,0 +1,114 @@
+"""What TorchServe itself doesn't count, for Prometheus: its queue, its workers and their restarts.
+
+tools/serve runs it beside TorchServe; the gateway passes it on as /metrics/workers. It asks the
+management API when it is scraped, at most every 2 s.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import psutil
+from prometheus_client import CollectorRegistry, Metric, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+from servers import NotServed, TorchServe
+
+SECONDS_BETWEEN = 2
+
+
+def start_exporter(torchserve: TorchServe, port: int) -> None:
+    """Answer scrapes of 127.0.0.1:`port` from now on. Raises NotServed when the port is taken."""
+    registry = CollectorRegistry()
+    registry.register(TorchServeCollector(torchserve))
+    try:
+        start_http_server(port, "127.0.0.1", registry)
+    except OSError as error:
+        raise NotServed(
+            f"port {port} can't be had ({error.strerror}); set CATSDOGS_EXPORTER_PORT"
+        ) from error
+
+
+class TorchServeCollector(Collector):
+    """Restarts are told by workers' process numbers: two between two scrapes are seen as one."""
+
+    def __init__(self, torchserve: TorchServe) -> None:
+        self.torchserve = torchserve
+        self.lock = threading.Lock()  # a thread a scrape
+        self.pids: dict[tuple[str, str], int] = {}  # by version and worker
+        self.restarts: Counter[str] = Counter()  # by version
+        self.asked = -float(SECONDS_BETWEEN)
+        self.metrics: list[Metric] = []
+
+    def collect(self) -> Iterable[Metric]:
+        with self.lock:
+            if time.monotonic() - self.asked >= SECONDS_BETWEEN:
+                self.metrics = list(self.measure())
+                self.asked = time.monotonic()
+            return self.metrics
+
+    def measure(self) -> Iterator[Metric]:
+        versions = self.torchserve.versions()
+        self.count_restarts(versions)
+        yield from queues(versions)
+        yield from workers(versions, self.restarts)
+        yield from processes(self.torchserve.processes())
+
+    def count_restarts(self, versions: list[dict[str, Any]]) -> None:
+        seen = {}
+        for version in versions:
+            for worker in version["workers"]:
+                key = (version["modelVersion"], worker["id"])
+                before, now = self.pids.get(key, 0), worker["pid"]
+                self.restarts[key[0]] += 0 < before != now > 0
+                seen[key] = now if now > 0 else before  # -1 while there is none
+        self.pids = seen
+
+
+def queues(versions: list[dict[str, Any]]) -> Iterator[Metric]:
+    label = ["model_version"]
+    pending = GaugeMetricFamily("torchserve_queue_pending", "Requests that wait.", labels=label)
+    room = GaugeMetricFamily("torchserve_queue_capacity", "That may wait at most.", labels=label)
+    for version in versions:
+        queue = version["jobQueueStatus"]
+        pending.add_metric([version["modelVersion"]], queue["pendingRequests"])
+        both = queue["pendingRequests"] + queue["remainingCapacity"]
+        room.add_metric([version["modelVersion"]], both)
+    yield from (pending, room)
+
+
+def workers(versions: list[dict[str, Any]], counted: Counter[str]) -> Iterator[Metric]:
+    label = ["model_version"]
+    ready = GaugeMetricFamily("torchserve_workers_ready", "That can answer.", labels=label)
+    wanted = GaugeMetricFamily("torchserve_workers", "That there should be.", labels=label)
+    restarts = CounterMetricFamily(
+        "torchserve_worker_restarts_total", "New processes in place of dead ones.", labels=label
+    )
+    for version in versions:
+        name = version["modelVersion"]
+        states = [worker["status"] for worker in version["workers"]]
+        ready.add_metric([name], states.count("READY"))
+        wanted.add_metric([name], len(states))
+        restarts.add_metric([name], counted[name])
+    yield from (ready, wanted, restarts)
+
+
+def processes(running: dict[str, psutil.Process]) -> Iterator[Metric]:
+    memory = GaugeMetricFamily(
+        "torchserve_process_resident_memory_bytes", "Of a process.", labels=["process"]
+    )
+    seconds = CounterMetricFamily(
+        "torchserve_process_cpu_seconds_total", "Of a process.", labels=["process"]
+    )
+    for name, process in running.items():
+        try:
+            times = process.cpu_times()
+            memory.add_metric([name], process.memory_info().rss)
+            seconds.add_metric([name], times.user + times.system)
+        except psutil.Error:  # it has just ended
+            continue
+    yield from (memory, seconds)
