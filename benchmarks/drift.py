@@ -1,0 +1,174 @@
+"""Do the alerts tell shifted photos from ordinary ones, and how good is accuracy without labels?
+
+python -m benchmarks.drift    # after `python -m training prepare`; needs promtool
+
+Photos of the test split go through the released model, and what the handler would count of them
+through the rules of monitoring/, a photo a second: 20 minutes ordinary ones, then shifted ones.
+Writes drift.json beside it and the tables in docs/monitoring.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+from tqdm import tqdm
+
+from handler.catsdogs_handler import CatsDogsHandler
+from handler.quantities import bin_of, quantities
+from tests.monitoring.traffic import CARD, PER_STEP, STEP, firing
+from training.card import percent, table, write_between_marks
+from training.checkpoint import write_json
+from training.data import Split
+from training.predict import load_handler
+
+ROOT = Path(__file__).parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = ROOT / "docs/monitoring.md"
+SHIFTS = "alerts, written by `python -m benchmarks.drift`"
+ESTIMATES = "estimates, written by `python -m benchmarks.drift`"
+ORDINARY = 20  # minutes before a shift
+SHIFTED = 20
+SEEDS = 10
+HOURS = 1  # of ordinary traffic for each seed
+
+Change = Callable[[np.ndarray], np.ndarray]  # of uint8 (224, 224, 3)
+
+
+def darkened(share: float) -> Change:
+    return lambda pixels: (pixels * share).astype(np.uint8)
+
+
+def blurred(radius: float) -> Change:
+    """By a Gaussian of `radius` pixels, of 224."""
+    return lambda pixels: np.asarray(
+        Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius))
+    )
+
+
+def noisy(deviation: float) -> Change:
+    noise = np.random.default_rng(0).normal(0, deviation, (224, 224, 3))
+    return lambda pixels: (pixels + noise).clip(0, 255).astype(np.uint8)
+
+
+CHANGES: dict[str, Change] = {
+    "as they are": lambda pixels: pixels,
+    "darkened to 60 %": darkened(0.6),
+    "darkened to 30 %": darkened(0.3),
+    "blurred by 1.5 pixels": blurred(1.5),
+    "blurred by 4 pixels": blurred(4),
+    "noise of 25 levels": noisy(25),
+}
+# What is sent: which change, and which class alone.
+SCENARIOS: dict[str, tuple[str, str | None]] = {
+    "darkened to 30 %": ("darkened to 30 %", None),
+    "darkened to 60 %": ("darkened to 60 %", None),
+    "blurred by 1.5 pixels": ("blurred by 1.5 pixels", None),
+    "blurred by 4 pixels": ("blurred by 4 pixels", None),
+    "noise of 25 levels": ("noise of 25 levels", None),
+    "cats only": ("as they are", "cat"),
+    "dogs only": ("as they are", "dog"),
+}
+
+Seen = list[dict[str, Any]]  # of photos: quantities, "class_name" and the true "label"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--index", type=Path, default=Path("runs/index"))
+    split = Split(parser.parse_args().index, "test")
+    handler, _ = load_handler(ROOT / "models/catsdogs.pt", CARD)
+    seen = {name: see(handler, split, change, name) for name, change in CHANGES.items()}
+    result = {
+        "photos": len(split),
+        "shifts": {name: detection(seen, *sent) for name, sent in SCENARIOS.items()},
+        "false_alarms": [false_alarms(seen["as they are"], seed) for seed in range(SEEDS)],
+        "estimates": {name: estimate(photos) for name, photos in seen.items()},
+    }
+    write_json(RESULT, result)
+    for mark, text in ((SHIFTS, shift_report(result)), (ESTIMATES, estimate_report(result))):
+        write_between_marks(DOCUMENT, mark, text)
+        print(text)
+
+
+def see(handler: CatsDogsHandler, split: Split, change: Change, name: str) -> Seen:
+    """What the handler counts of the changed photos of `split`."""
+    seen = []
+    for row, photo in zip(tqdm(split.rows, name), split.photos, strict=True):
+        pixels = change(np.asarray(split.pixels[row]))
+        (probabilities,), _ = handler.infer([pixels])
+        size = (photo.width, photo.height)
+        counted = quantities(pixels, size, float(probabilities.max()))
+        answer = handler.classes[int(probabilities.argmax())]
+        seen.append(counted | {"class_name": answer, "label": photo.label})
+    return seen
+
+
+def detection(seen: dict[str, Seen], change: str, only: str | None) -> dict[str, Any]:
+    """Which alerts fire after the shift, and after how many minutes the first."""
+    random = np.random.default_rng(0)
+    shifted = [photo for photo in seen[change] if only in (None, photo["label"])]
+    traffic = [
+        *steps(seen["as they are"], ORDINARY, random),
+        *steps(shifted, SHIFTED, random),
+    ]
+    fired = {minute: alerts for minute, alerts in firing(traffic).items() if alerts}
+    return {
+        "before": sum(minute <= ORDINARY for minute in fired),
+        "minutes": min(fired, default=None) and min(fired) - ORDINARY,
+        "alerts": sorted(set().union(*fired.values())),
+    }
+
+
+def false_alarms(photos: Seen, seed: int) -> int:
+    """Minutes of an hour of ordinary traffic in which an alert fires."""
+    traffic = steps(photos, 60 * HOURS, np.random.default_rng(seed))
+    return sum(bool(alerts) for alerts in firing(traffic).values())
+
+
+def steps(photos: Seen, minutes: int, random: np.random.Generator) -> Iterator[Seen]:
+    """A photo a second, by chance, between one scrape and the next."""
+    for _ in range(minutes * PER_STEP):
+        yield [photos[number] for number in random.integers(len(photos), size=STEP)]
+
+
+def estimate(photos: Seen) -> dict[str, float]:
+    """Accuracy: true, and estimated by mean confidence and, as the rules do, by its bins."""
+    reference = CARD["reference"]
+    edges, means = reference["quantities"]["confidence"]["edges"], reference["confidence_means"]
+    return {
+        "accuracy": float(np.mean([photo["class_name"] == photo["label"] for photo in photos])),
+        "by_confidence": float(np.mean([photo["confidence"] for photo in photos])),
+        "by_bins": float(np.mean([means[bin_of(photo["confidence"], edges)] for photo in photos])),
+    }
+
+
+def shift_report(result: dict[str, Any]) -> str:
+    rows = [
+        [name, str(row["minutes"] or "none in time"), ", ".join(row["alerts"]) or "none"]
+        for name, row in result["shifts"].items()
+    ]
+    alarms: Sequence[int] = result["false_alarms"]
+    return (
+        f"{table(['photos', 'minutes to the first alert', 'alerts within 20 minutes'], rows)}\n\n"
+        f"Ordinary photos, {len(alarms)} times {HOURS} hour with other seeds: an alert fired in "
+        f"{sum(map(bool, alarms))} of them."
+    )
+
+
+def estimate_report(result: dict[str, Any]) -> str:
+    rows = [
+        [name, percent(row["accuracy"]), percent(row["by_confidence"]), percent(row["by_bins"])]
+        for name, row in result["estimates"].items()
+    ]
+    return table(["photos", "accuracy", "mean confidence", "estimated by the rules"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import subprocess
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import REPOSITORY, needs
+from tests.monitoring.traffic import CARD, PER_STEP, STEP, Photo, firing
+from training.drift import drift_rules
+
+MONITORING = REPOSITORY / "monitoring"
+ALERTS = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+
+
+@needs("promtool")
+def test_the_configuration_and_all_rules_are_valid() -> None:
+    command = ["promtool", "check", "config", MONITORING / "prometheus.yml"]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@needs("promtool")
+def test_alerts_are_silent_before_a_fault_and_fire_after_it() -> None:
+    command = ["promtool", "test", "rules", MONITORING / "alerts_test.yml"]
+    tested = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_each_alert_but_those_of_drift_is_tested() -> None:
+    tested = (MONITORING / "alerts_test.yml").read_text()
+    for group in ALERTS:
+        if group["name"] != "drift":
+            for rule in group["rules"]:
+                assert f'alertname="{rule["alert"]}"' in tested
+
+
+def test_the_rules_of_drift_are_those_of_the_released_weights() -> None:
+    assert (MONITORING / "drift_rules.yml").read_text() == drift_rules(CARD)
+
+
+def photos(minutes: int, seed: int, **shifted: object) -> list[list[Photo]]:
+    """A photo a second with quantities as in the reference, but for the `shifted` ones."""
+    random = np.random.default_rng(seed)
+    known = CARD["reference"]
+    draws = {}
+    count = minutes * 60
+    for name, row in known["quantities"].items():
+        values = np.array([*row["edges"], row["edges"][-1] + 1])
+        draws[name] = random.choice(values, count, p=row["shares"] / np.sum(row["shares"]))
+    draws["class_name"] = random.choice(list(known["class_shares"]), count)
+    all_photos = [
+        {name: column[number].item() for name, column in draws.items()} | shifted
+        for number in range(count)
+    ]
+    return [all_photos[start : start + STEP] for start in range(0, count, STEP)]
+
+
+@needs("promtool")
+def test_photos_as_on_validation_raise_no_alert() -> None:
+    assert firing(photos(30, seed=0)) == {}
+
+
+@needs("promtool")
+@pytest.mark.parametrize(
+    ("shifted", "alert"),
+    [
+        ({"brightness": 0.1}, "PhotosDrifted brightness"),
+        ({"sharpness": 0.0}, "PhotosDrifted sharpness"),
+        ({"megapixels": 12.0}, "PhotosDrifted megapixels"),
+        ({"confidence": 0.6}, "ConfidenceDrifted confidence"),
+        ({"class_name": "cat"}, "ClassSharesShifted cat"),
+    ],
+)
+def test_a_shift_raises_its_alert_within_ten_minutes(shifted: Photo, alert: str) -> None:
+    found = firing([*photos(15, seed=1), *photos(10, seed=2, **shifted)])
+    assert min(found) > 15
+    assert all(name.split()[1] in (*shifted, "cat", "dog") for name in set().union(*found.values()))
+    assert alert in found[25]
+
+
+@needs("promtool")
+def test_a_few_odd_photos_are_no_drift() -> None:
+    few = [step[:1] if number % (5 * PER_STEP) == 0 else [] for number, step in
+           enumerate(photos(60, seed=3, brightness=0.0, confidence=0.5))]  # fmt: skip
+    assert firing(few) == {}
+
+
+def test_the_reference_has_shares_that_add_up() -> None:
+    known = CARD["reference"]
+    of_quantities = [row["shares"] for row in known["quantities"].values()]
+    for shares in [list(known["class_shares"].values()), *of_quantities]:
+        assert sum(shares) == pytest.approx(1)
