@@ -49,8 +49,8 @@ test-all: $(DEVELOP) $(ARCHIVE) ## every test
 	$(PY) -m pytest
 
 lint: $(DEVELOP) ## style and types
-	.venv/bin/ruff check . tools/serve tools/demo
-	.venv/bin/ruff format --check . tools/serve tools/demo
+	.venv/bin/ruff check . tools/serve tools/demo tools/join_feedback
+	.venv/bin/ruff format --check . tools/serve tools/demo tools/join_feedback
 	.venv/bin/mypy handler training
 
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)

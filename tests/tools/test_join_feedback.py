@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+def line(request: str, label: str, confidence: float, day: int = 1, photo: int = 1) -> str:
+    answer = {
+        "time": f"2026-11-0{day}T12:00:00.000+00:00", "request_id": request, "photo": photo,
+        "status": 200, "label": label, "confidence": confidence,
+    }  # fmt: skip
+    return json.dumps(answer) + "\n"
+
+
+REFUSED = json.dumps({"time": "2026-11-01T12:00:00.000+00:00", "request_id": "a", "photo": 2,
+                      "status": 400, "type": "InvalidPhotoException"}) + "\n"  # fmt: skip
+
+
+def join(folder: Path, labels: str, *logs: str) -> subprocess.CompletedProcess[str]:
+    (folder / "labels.csv").write_text(labels)
+    command = [sys.executable, REPOSITORY / "tools/join_feedback", "labels.csv", *logs]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_answers_meet_their_labels_by_day(tmp_path: Path) -> None:
+    log = [line("a", "cat", 0.9), REFUSED, line("b", "dog", 0.7), line("c", "dog", 0.8, day=2)]
+    (tmp_path / "photos.log").write_text("".join(log))
+    done = join(tmp_path, "request_id,label\na,cat\nb,cat\nc,dog\nz,dog\n", "photos.log")
+    assert done.returncode == 0, done.stderr
+    words = [told.split() for told in done.stdout.splitlines()]
+    assert ["2026-11-01", "2", "50.0%", "80.0%", "40.0%"] in words
+    assert ["2026-11-02", "1", "100.0%", "80.0%", "20.0%"] in words
+    assert ["all", "3", "66.7%", "80.0%", "33.3%"] in words
+    assert ["cat", "1", "1"] in words  # one cat was called a dog
+    assert ["dog", "0", "1"] in words
+    assert "4 labels; left out: 1 without an answer, 0 with several" in done.stdout
+
+
+def test_several_photos_of_a_request_are_told_apart(tmp_path: Path) -> None:
+    log = [line("a", "cat", 0.9, photo=1), line("a", "dog", 0.9, photo=2)]
+    (tmp_path / "photos.log").write_text("".join(log))
+    done = join(tmp_path, "request_id,label,photo\na,cat,1\na,dog,2\n", "photos.log")
+    assert "100.0%" in done.stdout
+
+
+def test_an_id_that_a_client_used_twice_is_left_out(tmp_path: Path) -> None:
+    log = [line("a", "cat", 0.9), line("a", "dog", 0.9), line("b", "cat", 0.9)]
+    (tmp_path / "photos.log").write_text("".join(log))
+    done = join(tmp_path, "request_id,label\na,cat\nb,cat\n", "photos.log")
+    assert "all                1" in done.stdout
+    assert "0 without an answer, 1 with several" in done.stdout
+
+
+def test_compressed_logs_and_a_line_that_is_being_written_are_read(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "photos.1.log.gz", "wt") as file:
+        file.write(line("a", "cat", 0.9))
+    (tmp_path / "photos.log").write_text(line("b", "cat", 0.9) + line("c", "cat", 0.9)[:30])
+    done = join(tmp_path, "request_id,label\na,cat\nb,cat\n", "photos.1.log.gz", "photos.log")
+    assert done.returncode == 0, done.stderr
+    assert "all                2" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("labels", "log", "message"),
+    [
+        ("id,label\na,cat\n", "", "needs the columns request_id and label"),
+        ("request_id,label,photo\na,cat,first\n", "", "must be a number"),
+        ("request_id,label\na,cat\n", "no JSON\n", "photos.log, line 1: is no line of photos.log"),
+        ("", "", "needs the columns"),
+    ],
+)
+def test_what_is_no_label_or_log_is_named_without_a_traceback(
+    tmp_path: Path, labels: str, log: str, message: str
+) -> None:
+    (tmp_path / "photos.log").write_text(log)
+    done = join(tmp_path, labels, "photos.log")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_labels_without_any_answer_are_no_success(tmp_path: Path) -> None:
+    (tmp_path / "photos.log").write_text("")
+    done = join(tmp_path, "request_id,label\na,cat\n", "photos.log")
+    assert done.returncode == 1
+    assert "1 without an answer" in done.stdout
