@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from ts.context import Context
 
 from handler.backend import load_backend
+from handler.explain import grad_cam, overlay
 from handler.integrity import check_digests
 from handler.metrics import count_batch, count_nothing
-from handler.photo import SIDE, PhotoException, PhotoTooLargeException
+from handler.photo import SIDE, InvalidPhotoException, PhotoException, PhotoTooLargeException
 from handler.photo_log import log_photo, request_id
 from handler.request import photo_fields
 from handler.upload import Told, Upload, read_upload
-from training.model import count_parameters, load_classifier
+from training.model import CautiousClassifier, count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
 PHOTOS_PER_PASS = 8
@@ -47,7 +49,7 @@ class CatsDogsHandler:
         Raises RuntimeError where the one is not what the other describes, and for weights of a
         training that diverged, which give no probabilities.
         """
-        folder = Path(context.system_properties["model_dir"])
+        self.folder = folder = Path(context.system_properties["model_dir"])
         self.card: dict[str, Any] = json.loads((folder / "catsdogs.json").read_text())
         check_digests(folder, self.card)
         self.classes: list[str] = self.card["classes"]
@@ -91,19 +93,23 @@ class CatsDogsHandler:
             if isinstance(photo.decoded, np.ndarray)
         ]
         rows = zip(*self.infer(pixels), strict=True)
-        answers = [
+        answers: list[Any] = [
             self.describe() if is_described else self.encode(photos, rows, number, context)
             for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
         ]
-        seconds = time.perf_counter() - started
         asked = {
             number: _told(photos, answers[number])
             for number, photos in enumerate(batch)
             if not described[number] and headers[number].get(PROBE) != "true"
         }
-        if asked:
-            count_batch(context, list(asked.values()), self.edges, seconds)
-            self._log(context, asked, seconds)
+        explained = [number for number in asked if headers[number].get("explain") == "True"]
+        for number in explained:
+            answers[number] = self.explain(asked[number], headers[number], number, context)
+        seconds = time.perf_counter() - started
+        predicted = [told for number, told in asked.items() if number not in explained]
+        if predicted:
+            count_batch(context, predicted, self.edges, seconds)
+        self._log(context, asked, seconds)
         return answers
 
     def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
@@ -155,6 +161,33 @@ class CatsDogsHandler:
         if isinstance(photo.decoded, PhotoException):
             context.set_response_status(photo.decoded.status, photo.decoded.phrase, number)
         return answer
+
+    def explain(
+        self, told: Told, headers: dict[str, Any], number: int, context: Context
+    ) -> dict[str, Any] | bytes:
+        """A PNG of the photo with what speaks for its answer, or the answer with the map in JSON.
+
+        The latter where the request accepts JSON. An error stays as it is.
+        """
+        if len(told) > 1:
+            error = InvalidPhotoException("one photo a request is explained; send each on its own")
+            context.set_response_status(error.status, error.phrase, number)
+            return _error(error)
+        ((upload, answer),) = told
+        if "label" not in answer:
+            return answer
+        assert isinstance(upload.decoded, np.ndarray)
+        heat = grad_cam(self.classifier, upload.decoded, self.classes.index(answer["label"]))
+        if "application/json" in str(headers.get("Accept")):
+            return answer | {"map": np.round(heat, 3).tolist()}
+        context.set_response_content_type(number, "image/png")
+        return overlay(upload.decoded, heat, upload.upright_size)
+
+    @cached_property
+    def classifier(self) -> CautiousClassifier:
+        """In PyTorch: 105 MB that only a worker holds which has explained a photo."""
+        classifier = load_classifier(self.folder / "catsdogs.pt", self.card)
+        return classifier.requires_grad_(False)
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""

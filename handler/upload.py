@@ -7,8 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from handler.photo import PhotoException, PhotoTooLargeException, decode_photo, open_photo
+from handler.photo import (
+    PhotoException,
+    PhotoTooLargeException,
+    decode_photo,
+    open_photo,
+    orientation,
+)
 from handler.request import photo_bytes
+
+ON_THEIR_SIDE = (5, 6, 7, 8)  # of EXIF's orientations
 
 
 @dataclass
@@ -18,6 +26,13 @@ class Upload:
     decoded: np.ndarray | PhotoException
     bytes: int | None = None  # None where the request as a whole is wrong
     size: tuple[int, int] | None = None  # width and height as sent; None where there is an error
+    on_its_side: bool = False
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height as people see it."""
+        assert self.size is not None
+        return self.size[::-1] if self.on_its_side else self.size
 
     def __post_init__(self) -> None:
         # A traceback's frames refer to their callers and these to the whole batch, and back: a ring
@@ -38,7 +53,7 @@ def read_upload(content: Any) -> Upload:
         length = len(data)
         pixels = decode_photo(data)
         with open_photo(data) as photo:  # its header once more: 0.1 ms
-            return Upload(pixels, length, photo.size)
+            return Upload(pixels, length, photo.size, orientation(photo) in ON_THEIR_SIDE)
     except PhotoException as error:
         return Upload(error, length)
     except MemoryError:

@@ -28,6 +28,7 @@ MODULES = (
     "handler/__init__.py",
     "handler/apart.py",
     "handler/backend.py",
+    "handler/explain.py",
     "handler/integrity.py",
     "handler/metrics.py",
     "handler/photo.py",

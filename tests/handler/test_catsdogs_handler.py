@@ -16,7 +16,7 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
@@ -55,11 +55,17 @@ class Server:
     def answer(
         self, *requests: dict[str, Any], headers: list[dict[str, Any]] | None = None
     ) -> list[tuple[int, dict[str, Any]]]:
+        answers = self.raw_answers(*requests, headers=headers)
+        json.dumps(answers)  # TorchServe fails the whole batch for what JSON doesn't know
+        return answers
+
+    def raw_answers(
+        self, *requests: dict[str, Any], headers: list[dict[str, Any]] | None = None
+    ) -> list[tuple[int, Any]]:
         given_headers = headers or [{} for _ in requests]
         self.context.request_processor = [RequestProcessor(dict(h)) for h in given_headers]
         bodies = self.handler.handle(list(requests), self.context)
         assert len(bodies) == len(requests)
-        json.dumps(bodies)  # TorchServe fails the whole batch for what JSON doesn't know
         return [(self.context.get_response_status(n)[0], body) for n, body in enumerate(bodies)]
 
 
@@ -190,9 +196,14 @@ def test_line_breaks_in_base64_are_overlooked(server: Server) -> None:
 
 
 def test_names_that_torchserve_uses_change_no_answer(server: Server) -> None:
+    """But a client's own header "explain", which only the gateway can tell from TorchServe's."""
     photo = jpeg()
     ((_, expected),) = server.answer({"body": photo})
-    for name in ("describe", "explain", "url_path"):
+    (_, beside) = server.answer(
+        {"body": photo}, {"explain": photo}, headers=[{}, {"explain": FILE}]
+    )
+    assert beside == (200, expected)
+    for name in ("describe", "url_path"):
         answers = server.answer(
             {"body": photo}, {name: photo}, headers=[{name: "True"}, {name: FILE}]
         )
@@ -353,3 +364,49 @@ def test_the_slowest_batch_ends_before_its_worker_is_killed() -> None:
     )
     slowest = catsdogs_handler.SECONDS_PER_REQUEST + MAX_DECODE_SECONDS
     assert config["batchSize"] * slowest < config["responseTimeout"]
+
+
+EXPLAIN = {"explain": "True"}
+
+
+def test_an_explanation_is_a_picture_in_the_photos_upright_aspect(server: Server) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # on its side
+    Image.open(io.BytesIO(jpeg(1))).resize((80, 40)).save(buffer, "JPEG", exif=exif)
+    ((status, png),) = server.raw_answers({"body": buffer.getvalue()}, headers=[EXPLAIN])
+    assert status == 200
+    picture = Image.open(io.BytesIO(png))
+    assert picture.format == "PNG"
+    assert picture.width * 2 == picture.height
+    assert server.context.get_response_content_type(0) == "image/png"
+
+
+def test_an_explanation_in_json_is_the_answer_with_a_map(server: Server) -> None:
+    accept = {"Accept": "text/html, application/json;q=0.9"}
+    photo = {"body": jpeg(1)}
+    answers = server.answer(photo, photo, headers=[{**EXPLAIN, **accept}, {}])
+    (_, explained), (_, predicted) = answers
+    heat = explained.pop("map")
+    assert explained == predicted
+    assert np.shape(heat) == (28, 28)
+    assert server.context.get_response_content_type(0) == "application/json"
+
+
+def test_what_can_not_be_explained_gets_its_error_in_json(server: Server) -> None:
+    form = {"one": jpeg(1), "two": jpeg(2)}
+    headers = [EXPLAIN, {**EXPLAIN, **dict.fromkeys(form, FILE)}]
+    (cut, several) = server.answer({"body": jpeg()[:-300]}, form, headers=headers)
+    assert (cut[0], several[0]) == (400, 400)
+    assert "truncated" in cut[1]["message"]
+    assert "one photo a request" in several[1]["message"]
+    for number in (0, 1):
+        assert server.context.get_response_content_type(number) == "application/json"
+
+
+def test_explanations_are_logged_but_are_no_predictions(
+    counting: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        counting.raw_answers({"body": jpeg(1)}, headers=[EXPLAIN])
+    assert not counted(caplog)
+    assert len([r for r in caplog.records if r.name == "handler.photo_log"]) == 1

@@ -33,6 +33,7 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "handler/__init__.py",
             "handler/apart.py",
             "handler/backend.py",
+            "handler/explain.py",
             "handler/integrity.py",
             "handler/metrics.py",
             "handler/photo.py",

@@ -79,6 +79,7 @@ def test_predict_answers_each_file_and_fails_when_one_is_no_photo(
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_archive_and_predict_need_only_what_serves(weights: Path, tmp_path: Path) -> None:
     lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
     names = [line.split("==")[0] for line in lines if "==" in line]

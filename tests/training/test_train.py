@@ -38,6 +38,7 @@ def test_a_run_keeps_its_history(run: Path) -> None:
     assert not list(run.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
