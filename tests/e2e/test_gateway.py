@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.e2e.conftest import Server
@@ -63,9 +64,10 @@ def test_a_query_and_headers_of_torchserves_commands_change_no_answer(door: str)
 
 
 def test_each_endpoint_of_the_list_is_there(door: str) -> None:
-    listed = requests.get(door, timeout=30)
+    listed = requests.get(door, headers={"Accept": "application/json"}, timeout=30)
     assert {line.split()[1] for line in listed.json()} == {
-        "/predict", "/predictions/catsdogs[/VERSION]", "/model/info", "/ready", "/health",
+        "/predict", "/predictions/catsdogs[/VERSION]", "/explain", "/model/info", "/ready",
+        "/health",
     }  # fmt: skip
     assert requests.get(f"{door}/health", timeout=30).json() == {"status": "Healthy"}
     assert requests.get(f"{door}/ready", timeout=30).json()["label"] in ("cat", "dog")
@@ -79,9 +81,43 @@ def test_anything_else_is_a_404_or_405_in_json(door: str) -> None:
         assert "GET / lists" in error(requests.get(door + path, timeout=30), 404)
     for method, path in (
         ("GET", "/predict"), ("DELETE", "/predict"), ("POST", "/ready"), ("PUT", "/model/info"),
-        ("DELETE", "/health"), ("POST", "/"),
+        ("DELETE", "/health"), ("POST", "/"), ("GET", "/explain"), ("PUT", "/page.js"),
     ):  # fmt: skip
-        error(requests.request(method, door + path, timeout=30), 405)
+        refused = requests.request(method, door + path, timeout=30)
+        error(refused, 405)
+        photos = path in ("/predict", "/explain")
+        assert refused.headers["Allow"] == ("POST, PUT" if photos else "GET, HEAD")
+
+
+def test_the_root_is_a_page_for_browsers_and_a_list_for_programs(door: str) -> None:
+    for accept in ("*/*", "text/html,application/xhtml+xml,*/*;q=0.8"):
+        page = requests.get(door, headers={"Accept": accept}, timeout=30)
+        assert page.headers["Content-Type"].startswith("text/html")
+    for path in ("/examples/", "/examples/other.jpg", "/../Caddyfile", "/page.js/", "/index.html"):
+        error(requests.get(door + path, timeout=30), 404)
+
+
+def test_an_explanation_is_a_picture_or_the_answer_with_a_map(door: str) -> None:
+    drawn = requests.post(f"{door}/explain", data=CAT, timeout=60)
+    assert drawn.headers["Content-Type"] == "image/png"
+    assert Image.open(io.BytesIO(drawn.content)).size == (448, 298)
+    json_accepted = {"Accept": "application/json"}
+    told = requests.post(f"{door}/explain", data=CAT, headers=json_accepted, timeout=60).json()
+    assert len(told.pop("map")) == 28
+    assert told == requests.post(f"{door}/predict", data=CAT, timeout=30).json()
+    assert "truncated" in error(requests.post(f"{door}/explain", data=CAT[:-500], timeout=60), 400)
+
+
+@pytest.mark.parametrize("nameless", ["", " ", ",", ":=;", "\x08", "\x1b"])
+def test_a_form_whose_field_has_no_name_is_malformed(door: str, nameless: str) -> None:
+    """TorchServe 0.12 would answer 500, as for a fault of its own."""
+    parts = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n0\r\n'
+        for name in (nameless, "a")
+    )
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    response = requests.post(f"{door}/predict", data=f"{parts}--x--\r\n", headers=kind, timeout=30)
+    assert "malformed" in error(response, 400)
 
 
 def test_metrics_have_a_listener_of_their_own(server: Server, door: str) -> None:
@@ -107,10 +143,11 @@ def test_a_request_keeps_its_id_and_gets_one_where_it_has_none_worth_keeping(doo
 
 
 def test_answers_carry_nothing_of_the_servers_and_what_protects_a_browser(door: str) -> None:
-    for path in ("/", "/ready", "/nothing"):
+    for path in ("/", "/page.js", "/ready", "/nothing"):
         headers = requests.get(door + path, timeout=30).headers
         assert headers["X-Content-Type-Options"] == "nosniff"
-        assert headers["Cache-Control"] == "no-store"
+        of_page = path in ("/", "/page.js")
+        assert headers["Cache-Control"] == ("no-cache" if of_page else "no-store")
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert not {"Server", "Via", "Pragma", "Expires"} & headers.keys()
 

@@ -163,6 +163,7 @@ def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
     for command in commands:
         for port, name in ((8000, "gateway"), (8002, "gateway_metrics"), (8081, "management")):
             command = re.sub(rf"(http://)?127\.0\.0\.1:{port}", server.address(name), command)
+        command = command.replace("map.png", str(server.folder / "map.png"))
         result = subprocess.run(
             ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1)],
             cwd=REPOSITORY, capture_output=True, text=True, check=False,

@@ -5,6 +5,8 @@ import socket
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
 from tests.e2e.conftest import Server
@@ -12,6 +14,7 @@ from tests.e2e.conftest import Server
 PICTURE = str(REPOSITORY / "tests/pictures/cat.jpg")
 
 
+@pytest.mark.slow
 def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server) -> None:
     result = own_server.serve("--detach")
     assert result.returncode == 0, result.stderr

@@ -1,0 +1,254 @@
+// Photos in, answers out. All text of the server is set as text, never as HTML.
+
+const AT_ONCE = 4; // requests; the server has two workers or more
+const SHRINK_ABOVE = 1_500_000; // bytes
+const LONG_SIDE = 2048; // pixels after shrinking; the model sees 224
+const STILL_WAITING = 4_000; // ms
+const PATIENCE = 60_000; // ms; the gateway answers in half of that
+
+const $ = (selector, root = document) => root.querySelector(selector);
+const grid = $("#grid");
+const cards = []; // {name, photo, note, answer}
+const waiting = []; // functions that ask
+let running = 0;
+
+function add(files) {
+  for (const file of files) addPhoto(file, file.name || "pasted photo");
+}
+
+function addPhoto(file, name) {
+  const element = $("#card").content.firstElementChild.cloneNode(true);
+  const card = { name, file, element, photo: null, note: "", answer: null };
+  cards.push(card);
+  grid.append(element);
+  const picture = $("img", element);
+  card.url = URL.createObjectURL(file);
+  picture.alt = `Photo ${name}`;
+  picture.onerror = () => { picture.hidden = true; }; // a browser shows no HEIC, but the server opens it
+  picture.src = card.url;
+  $("h3", element).textContent = name;
+  $(".copy", element).onclick = (event) => copyCurl(card, event.target);
+  $(".again", element).onclick = () => enqueue(() => ask(card));
+  $(".explain", element).onclick = () => enqueue(() => explain(card));
+  say(card, "Waiting …");
+  enqueue(() => ask(card));
+  count();
+}
+
+function enqueue(task) {
+  waiting.push(task);
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE && waiting.length) {
+    running += 1;
+    waiting.shift()().finally(() => {
+      running -= 1;
+      next();
+    });
+  }
+}
+
+async function ask(card) {
+  $(".again", card.element).hidden = true;
+  say(card, "Looking …");
+  const patient = setTimeout(() => say(card, "Still waiting for the server …"), STILL_WAITING);
+  try {
+    card.photo ??= await shrunk(card);
+    const started = performance.now();
+    const answer = await send("predict", card.photo);
+    const json = await answer.json();
+    card.milliseconds = Math.round(performance.now() - started);
+    if (answer.ok) showAnswer(card, json);
+    else showError(card, json.message, answer.status);
+  } catch (error) {
+    showError(card, error.name === "TimeoutError"
+      ? "The server took too long. Try again in a moment."
+      : "The server can't be reached. Check the connection and try again.", 0);
+  } finally {
+    clearTimeout(patient);
+    count();
+  }
+}
+
+function send(path, photo, accept = "application/json") {
+  const headers = { Accept: accept, "Content-Type": "application/octet-stream" };
+  const key = $("#key").value.trim();
+  if (key) headers["X-API-Key"] = key;
+  return fetch(path, { method: "POST", body: photo, headers, signal: AbortSignal.timeout(PATIENCE) });
+}
+
+// A large photo in less bytes: upright, for the browser applies EXIF's orientation as it decodes.
+async function shrunk(card) {
+  if (card.file.size <= SHRINK_ABOVE) return card.file;
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(card.file, { imageOrientation: "from-image" });
+  } catch {
+    return card.file; // what the browser can't open, the server may
+  }
+  const scale = Math.min(1, LONG_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = document.createElement("canvas");
+  canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+  canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+  const context = canvas.getContext("2d");
+  context.fillStyle = "white"; // as the server lays transparency over white
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  context.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  bitmap.close();
+  const small = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
+  if (!small || small.size >= card.file.size) return card.file;
+  card.note = `sent smaller: ${megabytes(small.size)} instead of ${megabytes(card.file.size)} MB`;
+  return small;
+}
+
+function megabytes(bytes) {
+  return (bytes / 1e6).toFixed(1);
+}
+
+function showAnswer(card, answer) {
+  card.answer = answer;
+  card.error = null;
+  card.element.classList.remove("wrong");
+  say(card, answer.certain ? `A ${answer.label}` : `Not sure; perhaps a ${answer.label}`);
+  const bars = Object.entries(answer.probabilities).map(([name, share]) => {
+    const bar = $("#bar").content.firstElementChild.cloneNode(true);
+    $(".name", bar).textContent = name;
+    $("meter", bar).value = share;
+    $("meter", bar).setAttribute("aria-label", name);
+    $(".share", bar).textContent = `${(100 * share).toFixed(1)} %`;
+    return bar;
+  });
+  $(".bars", card.element).replaceChildren(...bars);
+  const about = [`${card.milliseconds} ms`, `model ${answer.model_version}`, card.note];
+  $(".about", card.element).textContent = about.filter(Boolean).join(" · ");
+  $(".explain", card.element).hidden = false;
+}
+
+function showError(card, message, status) {
+  card.answer = null;
+  card.error = message;
+  card.element.classList.add("wrong");
+  const known = { 401: "This server wants an API key: enter it above, then try again." };
+  say(card, known[status] ?? sentence(message));
+  $(".bars", card.element).replaceChildren();
+  $(".about", card.element).textContent = card.note;
+  $(".explain", card.element).hidden = true;
+  // Sending a photo that can't be opened once more changes nothing.
+  $(".again", card.element).hidden = ![0, 401, 408, 429, 502, 503, 504].includes(status);
+}
+
+function sentence(message) {
+  const text = String(message || "The server gave no reason.");
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
+async function explain(card) {
+  const button = $(".explain", card.element);
+  if (card.map) {
+    toggleMap(card);
+    return;
+  }
+  button.disabled = true;
+  try {
+    const answer = await send("explain", card.photo, "image/png");
+    if (!answer.ok) throw new Error((await answer.json()).message);
+    card.map = URL.createObjectURL(await answer.blob());
+    toggleMap(card);
+  } catch (error) {
+    $(".about", card.element).textContent = `No explanation: ${error.message}`;
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function toggleMap(card) {
+  const picture = $("img", card.element);
+  const show = picture.src !== card.map;
+  picture.hidden = false;
+  picture.src = show ? card.map : card.url;
+  picture.alt = show ? `Photo ${card.name}; what speaks for the answer is red` : `Photo ${card.name}`;
+  $(".explain", card.element).textContent = show ? "Show the photo" : "Show where it looked";
+}
+
+function curl(card) {
+  const quoted = `'${card.name.replaceAll("'", "'\\''")}'`;
+  const key = $("#key").value.trim() ? ' -H "X-API-Key: $KEY"' : "";
+  return `curl${key} --data-binary @${quoted} ${new URL("predict", location.href).href}`;
+}
+
+async function copyCurl(card, button) {
+  try {
+    await navigator.clipboard.writeText(curl(card));
+    button.textContent = "Copied";
+  } catch { // no clipboard without HTTPS, but on localhost
+    button.replaceWith(Object.assign(document.createElement("code"), { textContent: curl(card) }));
+  }
+}
+
+function download() {
+  const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+  // A cell that begins like a formula is kept from being one.
+  const safe = (name) => (/^[=+\-@\t\r]/.test(name) ? `'${name}` : name);
+  const head = ["file", "label", "confidence", "certain", "model_version", "error"];
+  const rows = cards.map(({ name, answer, error }) => [
+    safe(name), answer?.label, answer?.confidence, answer?.certain, answer?.model_version, error,
+  ]);
+  const text = [head, ...rows].map((row) => row.map(quoted).join(",")).join("\r\n");
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text + "\r\n"], { type: "text/csv" }));
+  link.download = "catsdogs.csv";
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+function say(card, text) {
+  $(".verdict", card.element).textContent = text;
+}
+
+function count() {
+  const done = cards.filter(({ answer, error }) => answer || error).length;
+  $("#count").textContent = cards.length ? `${done} of ${cards.length} answered` : "";
+  $("#csv").disabled = !done;
+  $("#clear").disabled = done < cards.length || !done;
+}
+
+function clear() {
+  for (const { url, map } of cards) for (const address of [url, map]) URL.revokeObjectURL(address);
+  cards.length = 0;
+  waiting.length = 0;
+  grid.replaceChildren();
+  count();
+}
+
+for (const input of [$("#files"), $("#camera")]) {
+  input.onchange = () => {
+    add(input.files);
+    input.value = ""; // the same file again is a change, too
+  };
+}
+for (const button of document.querySelectorAll("[data-example]")) {
+  button.onclick = async () => {
+    const answer = await fetch(button.dataset.example);
+    addPhoto(await answer.blob(), button.dataset.example.split("/").pop());
+  };
+}
+$("#access form").onsubmit = (event) => event.preventDefault();
+$("#csv").onclick = download;
+$("#clear").onclick = clear;
+
+const drop = $("#drop");
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  drop.classList.add("over");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) drop.classList.remove("over");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  drop.classList.remove("over");
+  add(event.dataTransfer.files);
+});
+addEventListener("paste", (event) => add(event.clipboardData.files));

@@ -1,0 +1,44 @@
+"""Servers that want an API key."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from tests.e2e.conftest import Server
+from tests.e2e.load import CAT
+
+KEYS = ["a" * 32, "B_-9" * 16]
+
+
+@pytest.fixture
+def guarded(own_server: Server) -> str:
+    """The gateway's address."""
+    own_server.environment["CATSDOGS_API_KEYS"] = ",".join(KEYS)
+    started = own_server.serve("--detach")
+    assert started.returncode == 0, started.stderr
+    return own_server.address("gateway")
+
+
+@pytest.mark.slow
+def test_only_who_has_one_of_the_keys_is_answered(guarded: str) -> None:
+    for key in KEYS:
+        for path in ("predict", "predictions/catsdogs/1.1", "explain"):
+            headers = {"X-API-Key": key}
+            asked = requests.post(f"{guarded}/{path}", data=CAT, headers=headers, timeout=60)
+            assert asked.status_code == 200
+    for wrong in (None, "", ",", KEYS[0][:-1], KEYS[0] + "a", ",".join(KEYS), KEYS[1].lower()):
+        headers = {} if wrong is None else {"X-API-Key": wrong}
+        refused = requests.post(f"{guarded}/predict", data=CAT, headers=headers, timeout=30)
+        assert refused.status_code == refused.json()["code"] == 401
+        assert "X-API-Key" in refused.json()["message"]
+    assert requests.get(f"{guarded}/ready", timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("keys", ["short", "a" * 31, f"{'a' * 32},", f"{'a' * 32},b", '"' * 40])
+def test_weak_keys_are_refused_before_anything_starts(own_server: Server, keys: str) -> None:
+    own_server.environment["CATSDOGS_API_KEYS"] = keys
+    started = own_server.serve("--detach")
+    assert started.returncode == 2
+    assert "openssl rand -hex 32" in started.stderr
+    assert keys not in started.stderr

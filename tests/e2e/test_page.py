@@ -1,0 +1,248 @@
+"""The page in a real Chromium, before real servers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import ExifTags, Image
+from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_playwright
+
+from handler.photo import decode_photo
+from tests.conftest import REPOSITORY, needs
+from tests.e2e.conftest import Server, wait_until
+
+pytestmark = needs("chromium")
+
+CAT = REPOSITORY / "tests/pictures/cat.jpg"
+SECONDS = 20_000  # ms that an answer may take on a busy machine
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The page, which may complain of nothing, such as its own content security policy."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(SECONDS)
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"{server.address('gateway')}/")
+    yield page
+    context.close()
+    # The browser itself tells of statuses and of connections that fail.
+    assert not [c for c in complaints if not c.startswith("Failed to load resource")]
+
+
+def verdicts(page: Page, texts: list[str | re.Pattern[str]]) -> Locator:
+    """The cards, once they say this."""
+    expect(page.locator(".verdict")).to_have_text(texts, timeout=SECONDS)
+    return page.locator(".card")
+
+
+def give(page: Page, kind: str, name: str = "cat.jpg", photo: Path = CAT) -> None:
+    """Let a "drop" or "paste" happen, as a browser tells of it."""
+    page.evaluate(
+        """([kind, name, bytes]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([new Uint8Array(bytes)], name));
+            const event = kind === "drop"
+                ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+                : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+            document.body.dispatchEvent(event);
+        }""",
+        [kind, name, list(photo.read_bytes())],
+    )
+
+
+def test_a_chosen_photo_is_answered_with_bars_time_and_version(page: Page) -> None:
+    page.set_input_files("#files", CAT)
+    card = verdicts(page, ["A cat"])
+    expect(card.locator(".name")).to_have_text(["cat", "dog"])
+    assert card.locator("meter").first.evaluate("bar => bar.value") > 0.9
+    expect(card.locator(".about")).to_have_text(re.compile(r"^\d+ ms · model \d+\.\d+$"))
+    expect(page.locator("#count")).to_have_text("1 of 1 answered")
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_photo_may_be_dropped_or_pasted(page: Page, kind: str) -> None:
+    give(page, kind)
+    verdicts(page, ["A cat"])
+
+
+def test_a_camera_and_examples_give_photos_too(page: Page) -> None:
+    page.set_input_files("#camera", CAT)
+    for button in page.locator("#examples button").all():
+        button.click()
+    verdicts(page, ["A cat", "A cat", re.compile("^Not sure; perhaps a ")])
+
+
+def test_many_photos_at_once_are_all_answered(page: Page) -> None:
+    page.set_input_files("#files", [CAT] * 12)
+    verdicts(page, ["A cat"] * 12)
+    expect(page.locator("#count")).to_have_text("12 of 12 answered")
+    page.click("#clear")
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_a_heic_that_the_browser_can_not_show_is_answered(page: Page) -> None:
+    page.set_input_files("#files", REPOSITORY / "tests/pictures/cat.heic")
+    card = verdicts(page, ["A cat"])
+    expect(card.locator("img")).to_be_hidden()
+
+
+def test_what_is_no_photo_gets_the_servers_words_and_spoils_no_other(
+    page: Page, tmp_path: Path
+) -> None:
+    (tmp_path / "<img src=x onerror=alert(1)>.txt").write_text("hello")
+    (tmp_path / "cut.jpg").write_bytes(CAT.read_bytes()[:-500])
+    page.set_input_files("#files", [*sorted(tmp_path.iterdir()), CAT])
+    card = verdicts(
+        page, [re.compile("Not a photo.*; send JPEG"), re.compile("truncated.*; send"), "A cat"]
+    )
+    expect(card.locator("h3").first).to_have_text("<img src=x onerror=alert(1)>.txt")
+    expect(card.locator(".again").first).to_be_hidden()
+
+
+def big_photo_on_its_side(path: Path) -> None:
+    """12 megapixels, over 1.5 MB, which EXIF turns upright."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    cat = Image.open(CAT).transpose(Image.Transpose.ROTATE_90)
+    noise = Image.effect_noise((3000, 4000), 40).convert("RGB")
+    Image.blend(cat.resize((3000, 4000)), noise, 0.15).save(path, quality=90, exif=exif)
+    assert path.stat().st_size > 1_500_000
+
+
+def test_a_big_photo_is_sent_smaller_and_upright_and_the_page_says_so(
+    page: Page, tmp_path: Path
+) -> None:
+    sent: list[bytes] = []
+
+    def keep(route: Route) -> None:
+        sent.append(route.request.post_data_buffer or b"")
+        route.continue_()
+
+    page.route("**/predict", keep)
+    big_photo_on_its_side(tmp_path / "big.jpg")
+    page.set_input_files("#files", tmp_path / "big.jpg")
+    card = verdicts(page, [re.compile("cat")])
+    expect(card.locator(".about")).to_have_text(re.compile(r"sent smaller: \S+ instead of \S+ MB"))
+    small = Image.open(io.BytesIO(sent[0]))
+    assert small.size == (2048, 1536)
+    assert not small.getexif().get(ExifTags.Base.Orientation)
+    distance = decode_photo(sent[0]).astype(int) - decode_photo((tmp_path / "big.jpg").read_bytes())
+    assert abs(distance).mean() < 8
+
+
+def test_the_heat_map_comes_on_demand_and_goes_again(page: Page) -> None:
+    page.set_input_files("#files", CAT)
+    card = verdicts(page, ["A cat"])
+    photo = card.locator("img").get_attribute("src")
+    card.locator(".explain").click()
+    expect(card.locator(".explain")).to_have_text("Show the photo")
+    assert card.locator("img").get_attribute("src") != photo
+    wait_until(lambda: card.locator("img").evaluate("picture => picture.naturalWidth") == 448)
+    card.locator(".explain").click()
+    expect(card.locator("img")).to_have_attribute("src", photo or "")
+
+
+def test_a_server_that_is_away_is_told_and_asked_again(page: Page) -> None:
+    page.context.set_offline(True)
+    page.set_input_files("#files", CAT)
+    card = verdicts(page, [re.compile("can't be reached")])
+    page.context.set_offline(False)
+    card.locator(".again").click()
+    verdicts(page, ["A cat"])
+
+
+def test_a_slow_server_is_told_while_one_waits(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/predict", lambda route: held.append(route))
+    page.set_input_files("#files", CAT)
+    verdicts(page, [re.compile("Still waiting")])
+    held[0].continue_()
+    verdicts(page, ["A cat"])
+
+
+def test_answers_are_downloaded_as_csv(page: Page, tmp_path: Path) -> None:
+    (tmp_path / '=1+"1".txt').write_text("hello")
+    page.set_input_files("#files", [CAT, *tmp_path.iterdir()])
+    verdicts(page, ["A cat", re.compile("Not a photo")])
+    with page.expect_download() as download:
+        page.click("#csv")
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["file"] for row in rows] == ["cat.jpg", '\'=1+"1".txt']  # no formula
+    assert rows[0]["label"] == "cat"
+    assert rows[0]["certain"] == "true"
+    assert "not a photo" in rows[1]["error"]
+
+
+def test_the_curl_command_asks_the_same(page: Page, server: Server) -> None:
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.set_input_files("#files", CAT)
+    card = verdicts(page, ["A cat"])
+    card.locator(".copy").click()
+    expect(card.locator(".copy")).to_have_text("Copied")
+    command = page.evaluate("navigator.clipboard.readText()")
+    asked = server.run("bash", "-c", f"cd {CAT.parent} && {command} --silent")
+    assert '"label": "cat"' in asked.stdout
+
+
+def test_all_is_reached_by_keyboard_alone(page: Page) -> None:
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        if reached[-1] == "BUTTON":
+            break
+    assert "files" in reached
+    page.keyboard.press("Enter")  # the first example
+    verdicts(page, ["A cat"])
+    page.locator(".explain").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".explain")).to_have_text("Show the photo")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(page: Page, scheme: str, tmp_path: Path) -> None:
+    page.emulate_media(color_scheme=scheme)
+    (tmp_path / "no.txt").write_text("hello")
+    page.set_input_files("#files", [CAT, tmp_path / "no.txt"])
+    verdicts(page, ["A cat", re.compile("Not a photo")])
+    found = Axe().run(page).response["violations"]
+    assert not [v for v in found if v["impact"] in ("serious", "critical")], found
+
+
+@pytest.mark.parametrize("width", [360, 1440])
+def test_nothing_is_cut_off_at_the_side(page: Page, width: int, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    (tmp_path / f"{'long-name-' * 9}.txt").write_text("hello")
+    page.set_input_files("#files", [CAT, *tmp_path.iterdir()])
+    verdicts(page, ["A cat", re.compile("Not a photo")])
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_the_page_is_small_and_loads_nothing_from_elsewhere() -> None:
+    folder = REPOSITORY / "gateway/page"
+    assert sum(file.stat().st_size for file in folder.rglob("*.*") if file.is_file()) < 60_000
+    for file in folder.glob("*.*"):
+        if file.suffix in (".html", ".css", ".js"):
+            assert "//" not in re.sub(r"(?m)^\s*//.*|\s// .*$", "", file.read_text()), file
