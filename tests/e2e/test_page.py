@@ -80,12 +80,14 @@ def test_a_chosen_photo_is_answered_with_bars_time_and_version(page: Page) -> No
     expect(page.locator("#count")).to_have_text("1 of 1 answered")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_a_photo_may_be_dropped_or_pasted(page: Page, kind: str) -> None:
     give(page, kind)
     verdicts(page, ["A cat"])
 
 
+@pytest.mark.slow
 def test_a_camera_and_examples_give_photos_too(page: Page) -> None:
     page.set_input_files("#camera", CAT)
     for button in page.locator("#examples button").all():
@@ -93,6 +95,7 @@ def test_a_camera_and_examples_give_photos_too(page: Page) -> None:
     verdicts(page, ["A cat", "A cat", re.compile("^Not sure; perhaps a ")])
 
 
+@pytest.mark.slow
 def test_many_photos_at_once_are_all_answered(page: Page) -> None:
     page.set_input_files("#files", [CAT] * 12)
     verdicts(page, ["A cat"] * 12)
@@ -101,6 +104,7 @@ def test_many_photos_at_once_are_all_answered(page: Page) -> None:
     expect(page.locator(".card")).to_have_count(0)
 
 
+@pytest.mark.slow
 def test_a_heic_that_the_browser_can_not_show_is_answered(page: Page) -> None:
     page.set_input_files("#files", REPOSITORY / "tests/pictures/cat.heic")
     card = verdicts(page, ["A cat"])
@@ -130,6 +134,7 @@ def big_photo_on_its_side(path: Path) -> None:
     assert path.stat().st_size > 1_500_000
 
 
+@pytest.mark.slow
 def test_a_big_photo_is_sent_smaller_and_upright_and_the_page_says_so(
     page: Page, tmp_path: Path
 ) -> None:
@@ -163,6 +168,7 @@ def test_the_heat_map_comes_on_demand_and_goes_again(page: Page) -> None:
     expect(card.locator("img")).to_have_attribute("src", photo or "")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_is_told_and_asked_again(page: Page) -> None:
     page.context.set_offline(True)
     page.set_input_files("#files", CAT)
@@ -172,6 +178,7 @@ def test_a_server_that_is_away_is_told_and_asked_again(page: Page) -> None:
     verdicts(page, ["A cat"])
 
 
+@pytest.mark.slow
 def test_a_slow_server_is_told_while_one_waits(page: Page) -> None:
     held: list[Route] = []
     page.route("**/predict", lambda route: held.append(route))
@@ -181,6 +188,7 @@ def test_a_slow_server_is_told_while_one_waits(page: Page) -> None:
     verdicts(page, ["A cat"])
 
 
+@pytest.mark.slow
 def test_answers_are_downloaded_as_csv(page: Page, tmp_path: Path) -> None:
     (tmp_path / '=1+"1".txt').write_text("hello")
     page.set_input_files("#files", [CAT, *tmp_path.iterdir()])
@@ -194,6 +202,7 @@ def test_answers_are_downloaded_as_csv(page: Page, tmp_path: Path) -> None:
     assert "not a photo" in rows[1]["error"]
 
 
+@pytest.mark.slow
 def test_the_curl_command_asks_the_same(page: Page, server: Server) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     page.set_input_files("#files", CAT)
@@ -205,6 +214,7 @@ def test_the_curl_command_asks_the_same(page: Page, server: Server) -> None:
     assert '"label": "cat"' in asked.stdout
 
 
+@pytest.mark.slow
 def test_all_is_reached_by_keyboard_alone(page: Page) -> None:
     reached = []
     for _ in range(8):
@@ -220,6 +230,7 @@ def test_all_is_reached_by_keyboard_alone(page: Page) -> None:
     expect(page.locator(".explain")).to_have_text("Show the photo")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page: Page, scheme: str, tmp_path: Path) -> None:
     page.emulate_media(color_scheme=scheme)

@@ -53,6 +53,7 @@ def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server)
     )
 
 
+@pytest.mark.slow
 def test_serve_says_why_a_server_does_not_start(own_server: Server) -> None:
     for name, culprit in (("inference", "TorchServe"), ("gateway", "the gateway")):
         port = int(own_server.address(name).rpartition(":")[2])
