@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.data import prepare
 from training.params import Params
@@ -14,6 +15,7 @@ from training.teacher import teach
 from training.train import train
 
 NO_LESSON = Path("nowhere")  # of runs without a teacher
+THREADS = 2  # of torch in `run`; a handler in the same process sets one, which adds up otherwise
 
 
 def ignore(row: dict[str, float]) -> None:
@@ -31,6 +33,7 @@ def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
 def run(index: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three epochs."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
+    torch.set_num_threads(THREADS)
     train(index, folder, params.train, lesson=NO_LESSON, tracker=nullcontext(ignore))
     return folder
 

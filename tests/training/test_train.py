@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.conftest import NO_LESSON, ignore
+from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY, load_torch
 from training.data import INDEX, Split
@@ -46,6 +46,7 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
         raise KeyboardInterrupt
 
     part = tmp_path / "part"
+    torch.set_num_threads(THREADS)  # as in `run`
     with pytest.raises(KeyboardInterrupt):
         train(index, part, params.train, lesson=NO_LESSON, tracker=nullcontext(interrupt))
     train(index, part, params.train, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
