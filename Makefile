@@ -8,6 +8,7 @@ SERVING  := .venv/.serving
 DEVELOP  := .venv/.develop
 PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
+PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
@@ -49,8 +50,8 @@ test-all: $(DEVELOP) $(ARCHIVE) ## every test
 	$(PY) -m pytest
 
 lint: $(DEVELOP) ## style and types
-	.venv/bin/ruff check . tools/serve tools/demo tools/join_feedback
-	.venv/bin/ruff format --check . tools/serve tools/demo tools/join_feedback
+	.venv/bin/ruff check . $(PROGRAMS)
+	.venv/bin/ruff format --check . $(PROGRAMS)
 	.venv/bin/mypy handler training
 
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
