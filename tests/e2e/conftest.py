@@ -100,7 +100,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "tmp").mkdir()
     shutil.copytree(archives, folder / "model_store")
-    ports = iter(free_ports(8))
+    ports = iter(free_ports(11))
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -114,6 +114,9 @@ def new_server(folder: Path, archives: Path) -> Server:
         "CATSDOGS_PORT": str(next(ports)),
         "CATSDOGS_METRICS_PORT": str(next(ports)),
         "CATSDOGS_EXPORTER_PORT": str(next(ports)),
+        "CATSDOGS_CURRENT_PORT": str(next(ports)),
+        "CATSDOGS_CANARY_PORT": str(next(ports)),
+        "CATSDOGS_HTTP_PORT": str(next(ports)),
         **SECRETS,
         # Archives that TorchServe extracts and the workers' sockets.
         "TMPDIR": str(folder / "tmp"),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import requests
 
+from tests.conftest import REPOSITORY
 from tests.e2e.conftest import Server
 from tests.e2e.load import CAT
 
+PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 KEYS = ["a" * 32, "B_-9" * 16]
 
 
@@ -21,7 +25,7 @@ def guarded(own_server: Server) -> str:
 
 
 @pytest.mark.slow
-def test_only_who_has_one_of_the_keys_is_answered(guarded: str) -> None:
+def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: str) -> None:
     for key in KEYS:
         for path in ("predict", "predictions/catsdogs/1.1", "explain"):
             headers = {"X-API-Key": key}
@@ -33,6 +37,11 @@ def test_only_who_has_one_of_the_keys_is_answered(guarded: str) -> None:
         assert refused.status_code == refused.json()["code"] == 401
         assert "X-API-Key" in refused.json()["message"]
     assert requests.get(f"{guarded}/ready", timeout=30).status_code == 200
+    for key, code, words in (("", 2, "answers 401"), (KEYS[1], 0, "cat")):
+        own_server.environment["CATSDOGS_API_KEY"] = key
+        asked = own_server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)
+        assert asked.returncode == code
+        assert words in asked.stdout + asked.stderr
 
 
 @pytest.mark.parametrize("keys", ["short", "a" * 31, f"{'a' * 32},", f"{'a' * 32},b", '"' * 40])

@@ -92,7 +92,7 @@ def test_the_gateway_tells_each_request_by_status(server: Server) -> None:
     def counts() -> Counter[tuple[str, str]]:
         found: Counter[tuple[str, str]] = Counter()
         for name, value in scrape(server, "/metrics/gateway").items():
-            if name.startswith(REQUESTS) and 'handler="map"' in name:  # of what photos come by
+            if name.startswith(REQUESTS) and 'server="gateway"' in name:
                 code, method = re.findall(r'(?:code|method)="(\w+)"', name)
                 found[code, method] += int(value)
         return found

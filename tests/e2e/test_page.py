@@ -6,7 +6,9 @@ import csv
 import io
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,12 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with opened(browser, server) as page:
+        yield page
+
+
+@contextmanager
+def opened(browser: Browser, server: Server) -> Iterator[Page]:
     """The page, which may complain of nothing, such as its own content security policy."""
     context = browser.new_context()
     page = context.new_page()
@@ -228,6 +236,26 @@ def test_all_is_reached_by_keyboard_alone(page: Page) -> None:
     page.locator(".explain").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".explain")).to_have_text("Show the photo")
+
+
+@pytest.mark.slow
+def test_a_key_is_asked_for_and_each_card_tells_which_version_answered(
+    browser: Browser, own_server: Server
+) -> None:
+    own_server.environment |= {
+        "CATSDOGS_API_KEYS": "k" * 32, "CATSDOGS_CANARY": "50", "CATSDOGS_CANARY_VERSION": "2.0"
+    }  # fmt: skip
+    assert own_server.serve("--detach").returncode == 0
+    with opened(browser, own_server) as page:
+        page.set_input_files("#files", [CAT] * 4)
+        verdicts(page, [re.compile("wants an API key")] * 4)
+        page.click("#access summary")
+        page.fill("#key", "k" * 32)
+        for button in page.locator(".again").all():
+            button.click()
+        verdicts(page, ["A cat"] * 4)
+        about = page.locator(".about").all_text_contents()
+    assert Counter(text.split()[-1] for text in about) == {"1.1": 2, "2.0": 2}
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""A second version for some of those who name none."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+
+import pytest
+import requests
+
+from tests.e2e.conftest import Server, wait_until
+from tests.e2e.load import CAT
+
+
+def serve_canary(server: Server, percent: str = "25") -> str:
+    """The gateway's address."""
+    server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "2.0"}
+    started = server.serve("--detach")
+    assert started.returncode == 0, started.stderr
+    assert "catsdogs 2.0 is served by 1 workers" in started.stdout
+    return server.address("gateway")
+
+
+def answering(url: str, number: int) -> Counter[str]:
+    """Versions that answered, by how often."""
+    accept = {"Accept": "application/json"}
+    answers = [requests.post(url, data=CAT, headers=accept, timeout=30) for _ in range(number)]
+    assert {answer.status_code for answer in answers} == {200}, [a.text for a in answers]
+    return Counter(answer.json()["model_version"] for answer in answers)
+
+
+@pytest.mark.slow
+def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> None:
+    door = serve_canary(own_server)
+    for path in ("/predict", "/predictions/catsdogs", "/explain"):
+        assert answering(door + path, 8) == {"1.1": 6, "2.0": 2}
+    for version in ("1.1", "2.0"):
+        assert answering(f"{door}/predictions/catsdogs/{version}", 8) == {version: 8}
+
+    # What the gateway promises holds on this way, too.
+    for _ in range(4):
+        name = {"X-Request-Id": f"mine-{time.time()}"}
+        cut = requests.post(f"{door}/predict", data=CAT[:-500], headers=name, timeout=30)
+        assert cut.status_code == cut.json()["code"] == 400
+        assert cut.headers["X-Request-Id"] == name["X-Request-Id"]
+        assert cut.headers["Cache-Control"] == "no-store"
+        large = requests.post(f"{door}/predict", data=CAT + bytes(600_000), timeout=30)
+        assert large.status_code == 200
+        assert requests.post(f"{door}/predict", data=bytes(13 * 2**20)).status_code == 413
+        log = (own_server.folder / "logs/photos.log").read_text().splitlines()
+        assert name["X-Request-Id"] in [json.loads(line)["request_id"] for line in log]
+
+    # Another percentage is not what runs.
+    own_server.environment["CATSDOGS_CANARY"] = "50"
+    other = own_server.serve("--detach")
+    assert other.returncode == 2
+    assert "with another CATSDOGS_CANARY; stop it first (make stop)" in other.stderr
+
+    canary = f"{own_server.address('management')}/models/catsdogs/2.0"
+    assert requests.delete(canary, timeout=60).status_code == 200
+
+    def all_by_the_other() -> bool:
+        answers = [requests.post(f"{door}/predict", data=CAT, timeout=30) for _ in range(8)]
+        assert {answer.status_code for answer in answers} <= {200, 503}
+        return all(answer.status_code == 200 for answer in answers)
+
+    wait_until(all_by_the_other)
+    assert answering(f"{door}/predict", 8) == {"1.1": 8}
+
+
+@pytest.mark.parametrize(
+    ("percent", "version", "message"),
+    [
+        ("10", "", "give both, a percentage from 1 to 99 and a version"),
+        ("", "2.0", "give both"),
+        ("0", "2.0", "give both"),
+        ("100", "2.0", "give both"),
+        ("10", "../2.0", "give both"),
+        ("10", "3.0", "model_store/catsdogs-3.0.mar is missing"),
+    ],
+)
+def test_a_canary_that_can_not_be_is_refused_before_anything_starts(
+    own_server: Server, percent: str, version: str, message: str
+) -> None:
+    own_server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": version}
+    started = own_server.serve("--detach")
+    assert started.returncode == 2
+    assert message in started.stderr
+    assert "Traceback" not in started.stderr

@@ -1,0 +1,108 @@
+"""What the environment, config.properties and the Caddyfile say about serving from this folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+CONFIG = Path("config.properties")
+CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
+ARCHIVE = Path("model_store/catsdogs.mar")
+LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
+
+
+class NotServed(Exception):
+    """Why catsdogs can't be served, and what to do."""
+
+
+class Canary(NamedTuple):
+    """A second version, for some of the requests that name none."""
+
+    version: str
+    percent: int
+
+
+def canary() -> Canary | None:
+    """What CATSDOGS_CANARY and CATSDOGS_CANARY_VERSION say. Raises NotServed for nonsense."""
+    percent, version = (os.environ.get(f"CATSDOGS_CANARY{end}", "") for end in ("", "_VERSION"))
+    if not percent and not version:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]?", percent) or not re.fullmatch(
+        r"\d[\d.]{0,31}", version, re.A
+    ):
+        raise NotServed(
+            "CATSDOGS_CANARY and CATSDOGS_CANARY_VERSION: give both, a percentage from 1 to 99 and "
+            "a version, such as 10 and 2.0"
+        )
+    return Canary(version, int(percent))
+
+
+def archives() -> list[Path]:
+    """Of the default version, then of the canary."""
+    second = canary()
+    return [ARCHIVE, ARCHIVE.with_name(f"catsdogs-{second.version}.mar")] if second else [ARCHIVE]
+
+
+def check_files() -> None:
+    """Raise NotServed where a file is missing, a key weak or an archive not the one built here.
+
+    TorchServe doesn't look: it would restart the workers of a damaged archive for a minute.
+    """
+    for path in (CONFIG, ARCHIVE):
+        if not path.exists():
+            raise NotServed(f"{path} is missing here; run `make serve`")
+    keys = os.environ.get("CATSDOGS_API_KEYS", "")
+    if keys and not re.fullmatch(r"[\w-]{32,}(,[\w-]{32,})*", keys, re.ASCII):
+        raise NotServed(
+            "CATSDOGS_API_KEYS: give keys of at least 32 letters, digits, - and _ each, separated "
+            "by commas, as `openssl rand -hex 32` makes them"
+        )
+    for path in archives():
+        check_archive(path)
+
+
+def check_archive(path: Path) -> None:
+    """Raise NotServed where it is missing or not what its checksum tells."""
+    if not path.exists():
+        raise NotServed(f"{path} is missing here; `python -m training archive` makes one")
+    checksum = Path(f"{path}.sha256")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if checksum.exists() and not checksum.read_text().startswith(digest):
+        raise NotServed(f"{path} is not what {checksum} tells; run `make -B {ARCHIVE}`")
+
+
+def chosen() -> dict[str, str]:
+    """Digests of the variables by which this environment chooses how to serve, by their names."""
+    caddyfile = CADDYFILE.read_text()
+    return {
+        name: hashlib.sha256(value.encode()).hexdigest()
+        for name, value in os.environ.items()
+        if name.startswith("TS_") or (name.startswith("CATSDOGS_") and name in caddyfile)
+    }
+
+
+def properties() -> dict[str, str]:
+    """What config.properties says, before the environment's overrides."""
+    lines = [line.strip() for line in CONFIG.read_text().splitlines()]
+    pairs = [line.partition("=") for line in lines if "=" in line and not line.startswith("#")]
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def address(name: str) -> str:
+    """A listener of TorchServe, from the environment or config.properties, as it reads them."""
+    return os.environ.get(f"TS_{name.upper()}_ADDRESS") or properties()[f"{name}_address"]
+
+
+def gateway(port: str = "PORT") -> str:
+    """A listener of the gateway, from the environment or the Caddyfile's default."""
+    host, number = (
+        os.environ.get(name) or re.findall(rf"{{\${name}:([^}}]*)}}", CADDYFILE.read_text())[0]
+        for name in ("CATSDOGS_HOST", f"CATSDOGS_{port}")
+    )
+    domain = os.environ.get("CATSDOGS_DOMAIN")
+    if domain and port == "PORT":
+        return f"https://{domain}:{number}".removesuffix(":443")
+    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
