@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +136,20 @@ def test_of_two_workers_that_convert_at_once_one_wins_and_nothing_is_left(conver
     write_graph(classifier(), {}, graph)
     assert graph.stat() == written
     assert sorted(path.name for path in converted.iterdir()) == ["float", "int8"]
+
+
+def test_openvino_reports_nothing_to_anyone(tmp_path: Path) -> None:
+    program = (
+        "import training, openvino;"
+        "from openvino.tools.ovc.telemetry_utils import tm, init_ovc_telemetry;"
+        "init_ovc_telemetry(); print(tm.__name__)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=os.environ | {"HOME": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert told.strip() == "openvino.tools.ovc.telemetry_stub"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_openvino_pytorch_answers_and_the_log_says_so(
