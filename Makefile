@@ -8,11 +8,15 @@ SERVING  := .venv/.serving
 DEVELOP  := .venv/.develop
 PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
+# What PyTorch's build for CPU does without.
+CUDA     := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+            nvidia-nvshmem-cu13 triton
+DOCKER   ?= docker
 PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint sbom
+.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock image image-test
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,9 +57,24 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/ruff check . $(PROGRAMS)
 	.venv/bin/ruff format --check . $(PROGRAMS)
 	.venv/bin/mypy handler training
+	.venv/bin/hadolint Dockerfile
 
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
+
+lock: $(DEVELOP) ## write requirements-cpu.txt, what the image installs, from requirements.txt
+	printf '%s; sys_platform == "none"\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" \
+		.venv/bin/uv pip compile --quiet requirements.txt --override /dev/stdin --no-emit-package torch \
+		--generate-hashes --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
+		--output-file requirements-cpu.txt
+
+image: ## build the image with Docker: make image [IMAGE_OPTIONS="--build-arg ..."]
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag catsdogs $(IMAGE_OPTIONS) \
+		--build-arg VERSION="$$(sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)" \
+		--build-arg REVISION="$$(git rev-parse HEAD)" .
+
+image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine; as root one is started
+	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/image
 
 $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@

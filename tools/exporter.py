@@ -10,20 +10,23 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
-from servers import TorchServe
-from settings import NotServed
+from settings import NotServed, gateway
+
+if TYPE_CHECKING:
+    from torchserve import TorchServe
 
 SECONDS_BETWEEN = 2
 
 
-def start_exporter(torchserve: TorchServe, port: int) -> None:
-    """Answer scrapes of 127.0.0.1:`port` from now on. Raises NotServed when the port is taken."""
+def start_exporter(torchserve: TorchServe) -> None:
+    """Answer the gateway's scrapes from now on. Raises NotServed when the port is taken."""
+    port = int(gateway("EXPORTER_PORT").rpartition(":")[2])
     registry = CollectorRegistry()
     registry.register(TorchServeCollector(torchserve))
     try:

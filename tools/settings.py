@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,11 @@ def canary() -> Canary | None:
     return Canary(version, int(percent))
 
 
+def logs_to_stdout() -> bool:
+    """As containers do it; log4j2.xml and the Caddyfile read the same variable."""
+    return os.environ.get("CATSDOGS_LOGS") == "stdout"
+
+
 def archives() -> list[Path]:
     """Of the default version, then of the canary."""
     second = canary()
@@ -65,13 +71,18 @@ def check_files() -> None:
 
 
 def check_archive(path: Path) -> None:
-    """Raise NotServed where it is missing or not what its checksum tells."""
+    """Raise NotServed where it is missing, no archive, or not what its checksum tells."""
     if not path.exists():
         raise NotServed(f"{path} is missing here; `python -m training archive` makes one")
     checksum = Path(f"{path}.sha256")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if checksum.exists() and not checksum.read_text().startswith(digest):
         raise NotServed(f"{path} is not what {checksum} tells; run `make -B {ARCHIVE}`")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.getinfo("MAR-INF/MANIFEST.json")
+    except (zipfile.BadZipFile, KeyError):  # TorchServe would load it as an empty model
+        raise NotServed(f"{path} is no archive; `python -m training archive` makes one") from None
 
 
 def chosen() -> dict[str, str]:

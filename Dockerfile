@@ -1,0 +1,59 @@
+# One image for both: it serves with TorchServe behind the gateway, or runs one of them alone.
+#
+#     make image         # docker build
+#     make image-test    # build it, and try it on a Docker engine
+#
+# The base is pinned by its full version. Its digest is left to who builds: BASE=python:3.11.14-...@sha256:...
+ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
+
+FROM ${BASE} AS build
+# PyTorch's own index has the builds for CPU, a tenth of the size of PyPI's; its links carry checksums.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Another version than that of requirements.txt, such as torch==2.13.0.
+ARG TORCH=
+WORKDIR /app
+COPY requirements.txt requirements-cpu.txt ./
+RUN python3.11 -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements-cpu.txt \
+    && torch="$(grep -o '^torch==[0-9.]*' requirements.txt)" \
+    && /opt/venv/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "${TORCH:-$torch}"
+COPY models models
+COPY training training
+COPY handler handler
+RUN /opt/venv/bin/python -m training archive --output model_store/catsdogs.mar \
+    # What only builds.
+    && /opt/venv/bin/pip uninstall --yes torch-model-archiver enum-compat openvino-telemetry setuptools \
+        wheel pip \
+    && cd /opt/venv/lib/python3.11/site-packages/torch \
+    && rm -rf include test bin/*[tT]est* bin/protoc*
+
+FROM ${BASE}
+ARG VERSION=
+ARG REVISION=
+LABEL org.opencontainers.image.title="catsdogs" \
+    org.opencontainers.image.description="Is the photo a cat or a dog? TorchServe behind a gateway." \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
+WORKDIR /app
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /app/model_store model_store
+COPY handler/metrics.yaml handler/
+COPY config.properties log4j2.xml ./
+COPY gateway gateway
+COPY tools tools
+# The network of a container is its own: who runs it decides what is published. Nothing is registered
+# at run time; a new model is a new image, or a new archive and a new start.
+ENV CATSDOGS_HOST=0.0.0.0 \
+    CATSDOGS_LOGS=stdout \
+    LOG_LOCATION=/tmp/logs \
+    TS_ENABLE_MODEL_API=false \
+    PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER 10001:10001
+EXPOSE 8000
+# A picture is classified. 8002 is the listener for who watches the gateway.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=2m --retries=3 \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8002/ready', timeout=8)"]
+ENTRYPOINT ["python", "tools/serve"]

@@ -1,0 +1,91 @@
+"""compose.yaml on a real Docker engine. MLFLOW_IMAGE and PROMETHEUS_IMAGE name others to run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from benchmarks.peers.servers import free_ports
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import wait_until
+from tests.e2e.load import CAT
+
+COMPOSE = Path(sys.executable).with_name("docker-compose")
+
+
+class Project:
+    """What compose.yaml starts, under a name of its own."""
+
+    def __init__(self) -> None:
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
+        self.environment = os.environ | {"CATSDOGS_PUBLISH": self.address}
+
+    def compose(self, *arguments: str) -> str:
+        command = [COMPOSE, "--project-name", "catsdogs-test", *arguments]
+        done = subprocess.run(
+            command, cwd=REPOSITORY, env=self.environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def project(image: str) -> Iterator[Project]:
+    project = Project()
+    try:
+        project.compose("up", "--wait", "--no-build", "--wait-timeout", "180")
+        yield project
+    finally:
+        project.compose("down", "--volumes", "--timeout", "60")
+
+
+def test_a_photo_is_classified_and_found_in_prometheus(project: Project) -> None:
+    url = f"http://{project.address}"
+    answer = requests.post(f"{url}/predict", data=CAT, timeout=30)
+    assert answer.json()["label"] == "cat"
+    assert requests.get(f"{url}/metrics", timeout=30).status_code == 404
+
+    def counted(query: str) -> bool:
+        told = project.compose(
+            "exec",
+            "-T",
+            "prometheus",
+            "promtool",
+            "query",
+            "instant",
+            "http://127.0.0.1:9090",
+            query,
+        )
+        return "=> 1 " in told
+
+    wait_until(lambda: counted("sum(prediction_requests_total) >= bool 1"), 40)
+    wait_until(lambda: counted('min(up{job=~"cats-dogs-.*"})'), 40)
+
+
+def test_a_run_is_logged_to_mlflow_from_beside_it(project: Project) -> None:
+    log = (
+        "import mlflow; mlflow.set_tracking_uri('http://mlflow:5000'); mlflow.start_run();"
+        "mlflow.log_metric('accuracy', 0.95); mlflow.log_dict({'a': 1}, 'a.json');"
+        "run = mlflow.active_run(); mlflow.end_run();"
+        "print(mlflow.get_run(run.info.run_id).data.metrics['accuracy'])"
+    )
+    assert project.compose("exec", "-T", "mlflow", "python", "-c", log).splitlines()[-1] == "0.95"
+
+
+def test_only_the_gateway_is_published_and_only_on_loopback(project: Project) -> None:
+    running = [json.loads(line) for line in project.compose("ps", "--format", "json").splitlines()]
+    assert {service["Service"] for service in running} == {
+        "gateway", "classifier", "mlflow", "prometheus"
+    }  # fmt: skip
+    assert {service["Health"] for service in running} == {"healthy"}
+    published = [
+        p["URL"] for service in running for p in service["Publishers"] if p["PublishedPort"]
+    ]
+    assert published == ["127.0.0.1"]

@@ -1,0 +1,75 @@
+"""How many workers and large photos are asked for under a container's limits."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import REPOSITORY
+
+CORES = len(os.sched_getaffinity(0))
+
+
+@pytest.fixture(scope="module")
+def module() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(REPOSITORY / "tools"))
+    import sizes
+
+    yield sizes
+    sys.path.remove(str(REPOSITORY / "tools"))
+
+
+def limit(monkeypatch: pytest.MonkeyPatch, module: ModuleType, folder: Path, **files: str) -> None:
+    """Let these be the files of the cgroup; __ stands for / in their names."""
+    for name, text in files.items():
+        path = folder / name.replace("__", "/").replace("_max", ".max")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"{text}\n")
+    monkeypatch.setattr(module, "CGROUPS", folder)
+
+
+def test_without_a_limit_the_configuration_decides(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, tmp_path: Path
+) -> None:
+    limit(monkeypatch, module, tmp_path, memory_max="max")
+    assert module.sizes(1) == (None, 3)
+    monkeypatch.setenv("CATSDOGS_LARGE_PLACES", "2")
+    assert module.sizes(1) == (None, 2)
+
+
+@given(st.integers(1, 16_000), st.integers(1, 2), st.integers(5, 1600))
+def test_what_is_asked_for_fits(
+    module: ModuleType, tmp_path_factory: pytest.TempPathFactory, megabytes: int, versions: int,
+    hundredths: int,
+) -> None:  # fmt: skip
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        folder = tmp_path_factory.mktemp("cgroup")
+        bytes_, quota = str(megabytes * 10**6), f"{hundredths * 1000} 100000"
+        limit(monkeypatch, module, folder, memory_max=bytes_, cpu_max=quota)
+        if megabytes < module.LEAST + (versions - 1) * module.WORKER:
+            with pytest.raises(module.NotServed, match="too little memory"):
+                module.sizes(versions)
+            return
+        workers, photos = module.sizes(versions)
+    assert 1 <= workers <= min(CORES, max(1, -(-hundredths // 100)))
+    assert 1 <= photos <= 3
+    needed = module.OTHERS + versions * workers * module.WORKER + photos * module.LARGE_PHOTO
+    assert needed <= megabytes or (workers, photos) == (1, 1)
+
+
+def test_cgroups_of_the_first_version_count_too(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, tmp_path: Path
+) -> None:
+    files = {
+        "memory__memory.limit_in_bytes": str(4 * 2**30),
+        "cpu__cpu.cfs_quota_us": "50000", "cpu__cpu.cfs_period_us": "100000",
+    }  # fmt: skip
+    limit(monkeypatch, module, tmp_path, **files)
+    assert module.sizes(1) == (1, 3)
