@@ -13,6 +13,7 @@ ARCHIVE  := model_store/catsdogs.mar
 CUDA     := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
             nvidia-nvshmem-cu13 triton
 DOCKER   ?= docker
+VERSION   = $(shell sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)
 PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
@@ -73,9 +74,8 @@ lock: $(DEVELOP) ## write requirements-cpu.txt, what the image installs, from re
 		--output-file requirements-cpu.txt
 
 image: ## build the image with Docker: make image [IMAGE_OPTIONS="--build-arg ..."]
-	DOCKER_BUILDKIT=1 $(DOCKER) build --tag catsdogs $(IMAGE_OPTIONS) \
-		--build-arg VERSION="$$(sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)" \
-		--build-arg REVISION="$$(git rev-parse HEAD)" .
+	DOCKER_BUILDKIT=1 $(DOCKER) build --tag catsdogs --tag catsdogs:$(VERSION) $(IMAGE_OPTIONS) \
+		--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" .
 
 image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine; as root one is started
 	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/image

@@ -63,6 +63,21 @@ def test_every_setting_of_the_gateway_is_documented() -> None:
     assert {name for name in names if f"`{name}`" not in document} == made
 
 
+def test_the_image_installs_what_the_requirements_pin_and_no_cuda() -> None:
+    def pinned(name: str) -> dict[str, str]:
+        text = (REPOSITORY / name).read_text()
+        return dict(re.findall(r"^([A-Za-z0-9-]+)==([^ ]+)", text.lower(), re.MULTILINE))
+
+    wanted, locked = pinned("requirements.txt"), pinned("requirements-cpu.txt")
+    del wanted["torch"]  # from its own index
+    assert wanted.items() <= locked.items(), "run `make lock`"
+    assert not [name for name in locked if re.match("cuda|nvidia|triton", name)]
+    text = (REPOSITORY / "requirements-cpu.txt").read_text()
+    assert all(
+        "--hash=sha256:" in part for part in re.split(r"^(?=\w)", text, flags=re.MULTILINE)[1:]
+    )
+
+
 def test_workers_are_kept_from_secrets_and_get_what_they_need() -> None:
     kept_out = re.compile(properties()["blacklist_env_vars"])
     secrets = [

@@ -41,6 +41,12 @@ def canary() -> Canary | None:
     return Canary(version, int(percent))
 
 
+def api_key() -> dict[str, str]:
+    """The header with CATSDOGS_API_KEY, or else the first of the gateway's own keys, if any."""
+    keys = os.environ.get("CATSDOGS_API_KEY") or os.environ.get("CATSDOGS_API_KEYS", "")
+    return {"X-API-Key": keys.split(",")[0]} if keys else {}
+
+
 def logs_to_stdout() -> bool:
     """As containers do it; log4j2.xml and the Caddyfile read the same variable."""
     return os.environ.get("CATSDOGS_LOGS") == "stdout"

@@ -1,0 +1,35 @@
+{{/* Names and labels. */}}
+
+{{- define "catsdogs.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{/* At most 52 characters, so that "-canary" and "-metrics" fit behind it; a Service's begins with a letter. */}}
+{{- define "catsdogs.fullname" -}}
+{{- $name := include "catsdogs.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if regexMatch "^[0-9]" .Release.Name }}
+{{- printf "%s-%s" $name .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "catsdogs.selector" -}}
+app.kubernetes.io/name: {{ include "catsdogs.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "catsdogs.labels" -}}
+{{ include "catsdogs.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+{{- end }}
+
+{{- define "catsdogs.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
