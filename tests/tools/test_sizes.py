@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -17,13 +17,18 @@ from tests.conftest import REPOSITORY
 CORES = len(os.sched_getaffinity(0))
 
 
-@pytest.fixture(scope="module")
-def module() -> Iterator[ModuleType]:
+def tool(name: str) -> ModuleType:
+    """A module of the tools folder, as the programs there import it."""
     sys.path.insert(0, str(REPOSITORY / "tools"))
-    import sizes
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(REPOSITORY / "tools"))
 
-    yield sizes
-    sys.path.remove(str(REPOSITORY / "tools"))
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    return tool("sizes")
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, module: ModuleType, folder: Path, **files: str) -> None:

@@ -1,0 +1,203 @@
+"""What the chart renders, for many values."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.chart.conftest import (
+    CHART,
+    EVERYTHING,
+    app_version,
+    needs_helm,
+    pods,
+    quantity,
+    render,
+    run_helm,
+)
+from tests.chart.values_table import table
+from tests.conftest import REPOSITORY
+
+pytestmark = needs_helm
+
+VERSIONS = [f"1.{minor}" for minor in range(29, 36)]
+OF_THE_OPERATOR = ("ServiceMonitor", "PrometheusRule")  # no schemas of Kubernetes' own
+names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?", fullmatch=True)
+
+
+def test_helm_finds_nothing_to_complain_of() -> None:
+    assert "0 chart(s) failed" in run_helm("lint", "--strict", CHART)
+    run_helm("lint", "--strict", CHART, values=EVERYTHING)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifests_are_what_kubernetes_knows_and_nothing_more(version: str) -> None:
+    claim = {"archive": {"existingClaim": "models"}, "autoscaling": {"enabled": False}}
+    for values in ({}, EVERYTHING, claim):
+        for (kind, _), manifest in render(values).items():
+            if kind not in OF_THE_OPERATOR:
+                kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@given(names, st.sampled_from(["", *"ab", "a-long-name-of-a-chart-that-goes-on-and-on"]))
+@settings(max_examples=25, deadline=None)
+def test_names_are_valid_whatever_the_release_is_called(release: str, name: str) -> None:
+    for (kind, found), manifest in render(EVERYTHING | {"nameOverride": name}, release).items():
+        assert re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", found), found
+        if kind not in OF_THE_OPERATOR:
+            kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
+        for key, label in manifest["metadata"]["labels"].items():
+            assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", label), key
+
+
+@pytest.mark.parametrize("pair", [("y", "n"), ("catsdogs", "catsdogs-2"), ("a" * 53, "b" * 53)])
+def test_two_releases_live_side_by_side(pair: tuple[str, str]) -> None:
+    one, other = (render(EVERYTHING, release) for release in pair)
+    assert not one.keys() & other.keys()
+    for (kind, _), service in one.items():
+        if kind == "Service":
+            for pod in deployments(other):
+                labels = pod["spec"]["template"]["metadata"]["labels"]
+                assert not service["spec"]["selector"].items() <= labels.items()
+
+
+def deployments(manifests: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    return [manifest for (kind, _), manifest in manifests.items() if kind == "Deployment"]
+
+
+def test_pods_keep_to_the_restricted_standard_and_have_no_token() -> None:
+    for pod in pods(render(EVERYTHING)):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not pod.get("hostNetwork")
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }  # fmt: skip
+            for amounts in container["resources"].values():
+                assert amounts.keys() == {"cpu", "memory"}
+        for volume in pod.get("volumes", []):
+            assert volume.keys() <= {"name", "emptyDir", "persistentVolumeClaim"}
+
+
+def test_no_port_of_torchserve_is_named_anywhere() -> None:
+    manifests = render(EVERYTHING)
+    ports = [
+        port["containerPort"]
+        for pod in pods(manifests)
+        for container in pod["containers"]
+        for port in container.get("ports", [])
+    ]
+    assert set(ports) == {8000, 8002}
+    services = {name: m["spec"] for (kind, name), m in manifests.items() if kind == "Service"}
+    assert [port["targetPort"] for port in services["pets-catsdogs"]["ports"]] == ["http"]
+    assert services["pets-catsdogs-metrics"]["clusterIP"] == "None"
+
+
+def test_a_pod_may_take_long_enough_to_end() -> None:
+    (pod,) = [pod for pod in pods(render()) if len(pod["containers"]) == 2]
+    waits = {tuple(c["lifecycle"]["preStop"]["exec"]["command"]) for c in pod["containers"]}
+    ((_, before_stop),) = waits
+    caddyfile = (REPOSITORY / "gateway/Caddyfile").read_text()
+    grace = int(re.findall(r"grace_period (\d+)s", caddyfile)[0])
+    torchserve = (REPOSITORY / "tools/torchserve.py").read_text()
+    drain = int(re.findall(r"SECONDS_TO_DRAIN = (\d+)", torchserve)[0])
+    assert pod["terminationGracePeriodSeconds"] > int(before_stop) + grace + 1 + drain + 20
+
+
+def test_other_settings_are_other_pods() -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        (deployment,) = deployments(render(values))
+        annotations = deployment["spec"]["template"]["metadata"]["annotations"]
+        return str(annotations["checksum/settings"])
+
+    assert checksum({}) != checksum({"settings": {"CATSDOGS_LARGE_PLACES": "2"}})
+
+
+def test_a_canary_is_a_deployment_of_its_own_behind_the_same_service() -> None:
+    manifests = render({"canary": {"enabled": True, "tag": "2.0", "replicas": 3}})
+    stable, canary = (
+        manifests["Deployment", name] for name in ("pets-catsdogs", "pets-catsdogs-canary")
+    )
+    assert canary["spec"]["replicas"] == 3
+    assert "replicas" not in stable["spec"]  # the autoscaler's
+    images = [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in (stable, canary)]
+    assert images == [f"catsdogs:{app_version()}", "catsdogs:2.0"]
+    service = manifests["Service", "pets-catsdogs"]["spec"]["selector"]
+    for deployment in (stable, canary):
+        assert service.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
+    stable_selector, canary_selector = (
+        deployment["spec"]["selector"]["matchLabels"] for deployment in (stable, canary)
+    )
+    assert stable_selector != canary_selector
+    autoscaler = manifests["HorizontalPodAutoscaler", "pets-catsdogs"]["spec"]
+    assert autoscaler["scaleTargetRef"]["name"] == "pets-catsdogs"
+
+
+def test_the_chart_is_of_the_released_model() -> None:
+    card = yaml.safe_load((REPOSITORY / "models/catsdogs.json").read_text())
+    assert app_version() == card["version"]
+
+
+def test_rules_and_dashboard_are_those_of_the_monitoring_folder() -> None:
+    manifests = render(EVERYTHING)
+    groups = manifests["PrometheusRule", "pets-catsdogs"]["spec"]["groups"]
+    folder = REPOSITORY / "monitoring"
+    files = [folder / f"{name}.yml" for name in ("slo_rules", "drift_rules", "alerts")]
+    assert groups == [g for file in files for g in yaml.safe_load(file.read_text())["groups"]]
+    told = manifests["ConfigMap", "pets-catsdogs-dashboard"]["data"]["catsdogs.json"]
+    assert told.strip() == (folder / "dashboard.json").read_text().strip()
+    jobs = set(re.findall(r"job_name: (\S+)", (folder / "prometheus.yml").read_text()))
+    endpoints = manifests["ServiceMonitor", "pets-catsdogs"]["spec"]["endpoints"]
+    assert {e["relabelings"][0]["replacement"] for e in endpoints} == jobs
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"replica": 3},
+        {"replicas": 0},
+        {"service": {"port": "http"}},
+        {"ingress": {"enabled": True}},
+        {"archive": {"url": "https://models.example.org/x.mar"}},
+        {"archive": {"url": "file:///x.mar", "sha256": "0" * 64}},
+        {"settings": {"PATH": "/x"}},
+        {"torchserve": {"resources": {"requests": {"cpu": "lots"}}}},
+        {"networkPolicy": {"metricsFrom": []}},
+    ],
+)
+def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="specifications of the schema"):
+        render(values)
+
+
+def test_notes_tell_commands_of_this_release() -> None:
+    notes = run_helm("install", "y", CHART, "--dry-run=client", values=EVERYTHING)
+    notes = notes.partition("NOTES:")[2]
+    assert "helm test y --namespace default" in notes
+    assert "port-forward service/y-catsdogs 8000:80" in notes
+    assert 'curl -T photo.jpg -H "X-API-Key: $KEY" http://127.0.0.1:8000/predict' in notes
+    assert "https://photos.example.org/" in notes
+
+
+def test_limits_leave_room_for_a_worker_and_requests_are_those_aimed_at() -> None:
+    from tests.tools.test_sizes import tool
+
+    (pod,) = [pod for pod in pods(render()) if len(pod["containers"]) == 2]
+    torchserve, gateway = (container["resources"] for container in pod["containers"])
+    assert quantity(torchserve["limits"]["memory"]) > tool("sizes").LEAST * 1e6
+    requests = [part["requests"] for part in (torchserve, gateway)]
+    assert 0.5 <= sum(quantity(part["cpu"]) for part in requests) <= 1
+    assert 512 * 2**20 <= sum(quantity(part["memory"]) for part in requests) <= 2**30
+
+
+def test_the_readme_tells_every_value() -> None:
+    assert table() in (CHART / "README.md").read_text(), "run `make manifests`"
