@@ -14,12 +14,14 @@ ARCHIVE  := model_store/catsdogs.mar
 CUDA     := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
             nvidia-nvshmem-cu13 triton
 DOCKER   ?= docker
+RELEASE  ?= catsdogs
 VERSION   = $(shell sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)
 PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock manifests policy image image-test chart-test
+.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock manifests policy image image-test chart-test \
+        deploy version
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,7 +53,7 @@ bench: $(DEVELOP) $(PEERS) ## our server beside others: make bench [QUICK=--quic
 	$(PY) -W ignore -m benchmarks.serving $(QUICK)
 
 test: $(DEVELOP) $(HELM) $(ARCHIVE) ## the tests, but for the slow ones
-	$(PY) -m pytest -m "not slow"
+	$(PY) -m pytest -m "not slow" $(PYTEST_OPTIONS)
 
 test-all: $(DEVELOP) $(HELM) $(ARCHIVE) ## every test
 	$(PY) -m pytest
@@ -61,6 +63,8 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/ruff format --check . $(PROGRAMS)
 	.venv/bin/mypy handler training
 	.venv/bin/hadolint Dockerfile
+	.venv/bin/actionlint
+	.venv/bin/zizmor --offline --quiet .github/workflows
 
 manifests: $(HELM) ## render the chart as plain YAML: manifests.yaml [VALUES="--set ..."]
 	$(PY) -m tests.chart.values_table
@@ -87,6 +91,14 @@ image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine;
 
 chart-test: $(DEVELOP) $(HELM) ## test the chart, and run its pod on a Docker engine
 	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/chart tests/image/test_pod.py
+
+deploy: ## install the chart, or upgrade it, and test it: make deploy [RELEASE=catsdogs] [VALUES="--set ..."]
+	helm upgrade --install $(RELEASE) helm/catsdogs --rollback-on-failure --wait --timeout 10m $(VALUES)
+	kubectl rollout status deployment --selector app.kubernetes.io/instance=$(RELEASE) --timeout 5m
+	helm test $(RELEASE)
+
+version: ## print the version of the released model
+	@echo $(VERSION)
 
 $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
