@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,10 +36,22 @@ class Upload:
         return self.size[::-1] if self.on_its_side else self.size
 
     def __post_init__(self) -> None:
-        # A traceback's frames refer to their callers and these to the whole batch, and back: a ring
-        # of megabytes that would stay until Python's next full collection, thousands of photos on.
         if isinstance(self.decoded, PhotoException):
-            self.decoded.__traceback__ = self.decoded.__cause__ = self.decoded.__context__ = None
+            _forget(self.decoded)
+
+
+def _forget(error: BaseException) -> None:
+    """Drop the frames of an exception and of those that it came from.
+
+    They refer to their callers and these to the whole batch, and back: a ring of megabytes that
+    would stay until Python's next full collection, thousands of photos on.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        earlier = cause.__cause__ or cause.__context__
+        cause.__traceback__ = cause.__cause__ = cause.__context__ = None
+        cause = earlier
 
 
 # The photos of one request, each with what it was answered.

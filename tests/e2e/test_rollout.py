@@ -1,0 +1,148 @@
+"""tools/rollout on a real server under load: the wrong ones never become the default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import torch
+
+from tests.conftest import REPOSITORY
+from tests.e2e.conftest import Server
+from tests.e2e.corrupt import HANDLER, corrupt
+from tests.e2e.load import Load
+from training.archive import archive
+
+PROGRAM = REPOSITORY / "tools/rollout"
+SLEEPY = b"""
+_handle = CatsDogsHandler.handle
+def _slowly(self, data, context):
+    import time
+    time.sleep(0.4)
+    return _handle(self, data, context)
+CatsDogsHandler.handle = _slowly
+"""
+
+
+def labelled(folder: Path) -> Path:
+    """Three cats and a dog, which the released model tells apart."""
+    for label in ("cat", "dog"):
+        (folder / label).mkdir(parents=True)
+    for name in ("cat.jpg", "cat.heic"):
+        shutil.copy(REPOSITORY / "tests/pictures" / name, folder / "cat")
+    shutil.copy(REPOSITORY / "gateway/page/examples/cat.jpg", folder / "cat/other.jpg")
+    shutil.copy(REPOSITORY / "gateway/page/examples/drawing.jpg", folder / "dog")
+    return folder
+
+
+def with_checksum(path: Path) -> None:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
+
+
+def worse(store: Path, folder: Path) -> str:
+    """Calls cats dogs, and dogs cats."""
+    weights = REPOSITORY / "models/catsdogs.pt"
+    state = torch.load(weights, weights_only=True)
+    for name in ("fc3.weight", "fc3.bias"):
+        state[name] = state[name].flip(0)
+    torch.save(state, folder / "catsdogs.pt")
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card["sha256"] = hashlib.sha256((folder / "catsdogs.pt").read_bytes()).hexdigest()
+    (folder / "catsdogs.json").write_text(json.dumps(card))
+    archive(folder / "catsdogs.pt", "2.1", store / "catsdogs-2.1.mar")
+    return "catsdogs-2.1.mar"
+
+
+def slow(store: Path) -> str:
+    path = store / "catsdogs-2.2.mar"
+    archive(REPOSITORY / "models/catsdogs.pt", "2.2", path)
+    with zipfile.ZipFile(path) as source:
+        files = {name: source.read(name) for name in source.namelist() if name[-1] != "/"}
+    files[HANDLER] += SLEEPY
+    with zipfile.ZipFile(path, "w") as target:
+        for name, content in files.items():
+            target.writestr(name, content)
+    with_checksum(path)
+    return path.name
+
+
+def versions(server: Server, path: str = "/all") -> list[str]:
+    url = f"{server.address('management')}/models/catsdogs{path}"
+    told: list[dict[str, Any]] = requests.get(url, timeout=30).json()
+    return [version["modelVersion"] for version in told]
+
+
+def roll_out(
+    server: Server, name: str, photos: Path, *options: str
+) -> subprocess.CompletedProcess[str]:
+    path = f"model_store/{name}"
+    return server.run(sys.executable, PROGRAM, path, photos, "--watch", "5", *options)
+
+
+@pytest.mark.slow
+def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
+    own_server: Server, tmp_path: Path
+) -> None:
+    store = own_server.folder / "model_store"
+    photos = labelled(tmp_path / "photos")
+    (tmp_path / "worse").mkdir()
+    refused = {
+        worse(store, tmp_path / "worse"): "it is right about 0.0% of the photos alone",
+        slow(store): "times as long, more than 1.5",
+    }
+    for number, fault in ((3, "weights that are not numbers"), (4, "half an archive")):
+        name = f"catsdogs-2.{number}.mar"
+        corrupt(store / "catsdogs.mar", fault, f"2.{number}", store / name)
+        with_checksum(store / name)
+    refused["catsdogs-2.3.mar"] = "its workers die while they load it"
+    assert own_server.serve("--detach").returncode == 0
+
+    with Load(own_server, clients=4) as load:
+        load.wait_for(20)
+        for name, message in refused.items():
+            told = roll_out(own_server, name, photos)
+            assert told.returncode == 1, told
+            assert message in told.stdout
+            assert "1.1 goes on" in told.stdout
+            assert versions(own_server) == ["1.1"]
+        damaged = roll_out(own_server, "catsdogs-2.4.mar", photos)
+        assert damaged.returncode == 2
+        assert "is no archive" in damaged.stderr
+
+        done = roll_out(own_server, "catsdogs-2.0.mar", photos, "--canary", "20")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "2.0 answers 20 % of the time" in done.stdout
+        assert "2.0 answers\n" in done.stdout
+        assert versions(own_server) == versions(own_server, "") == ["2.0"]
+        load.wait_for(load.good() + 20)
+    assert load.failed() == []
+
+    # The next start serves it, too.
+    assert own_server.serve("--stop").returncode == 0
+    assert own_server.serve("--detach").returncode == 0
+    assert versions(own_server) == ["2.0"]
+
+
+def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: Path) -> None:
+    photos = labelled(tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    shutil.copy(own_server.folder / "model_store/catsdogs-2.0.mar", tmp_path)
+    for arguments, message in (
+        (["model_store/none.mar", photos], "none.mar is missing"),
+        ([tmp_path / "catsdogs-2.0.mar", photos], "does not lie in model_store"),
+        (["model_store/catsdogs-2.0.mar", tmp_path / "empty"], "no photos"),
+        (["model_store/catsdogs-2.0.mar", photos], "Connection refused"),
+    ):
+        told = own_server.run(sys.executable, PROGRAM, *arguments)
+        assert told.returncode == 2
+        assert message in told.stderr
+        assert "Traceback" not in told.stderr
