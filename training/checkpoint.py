@@ -34,6 +34,7 @@ class Training:
     photos_sha256: str  # a run never goes on with other photos or splits
     model: SimpleCNN
     pupil: nn.ModuleDict  # from the model's maps and embedding to what the teacher sees
+    objective: nn.Module  # both, as training calls them
     average: AveragedModel  # of the model's weights: what is validated and released
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler

@@ -7,6 +7,7 @@ from collections import defaultdict
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from tqdm import tqdm
 
 from handler.photo import SIDE
@@ -16,6 +17,7 @@ from training.data import Split
 from training.hardware import autocast, device
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams
+from training.several import averaged, number, processes, share_of
 from training.teacher import Lesson, Teacher
 
 
@@ -27,8 +29,11 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
     side = params.small_side if epoch < params.small_epochs else SIDE
     training.model.train()
     sums: dict[str, float] = defaultdict(float)
-    steps = len(split) // batch_size(split, params)
-    order = torch.randperm(len(split))[: steps * batch_size(split, params)].view(steps, -1)
+    steps = steps_in_epoch(split, params)
+    size = batch_size(split, params) * processes()
+    order = share_of(torch.randperm(len(split))[: steps * size].view(steps, size))
+    if number():  # the same order everywhere, but changes and dropout of its own
+        torch.manual_seed(torch.initial_seed() + number())
     title = f"epoch {epoch + 1}/{params.epochs}"
     bar = tqdm(order, desc=title, unit_scale=order.shape[1], unit="photo", mininterval=1)
     started = loaded = time.perf_counter()
@@ -45,13 +50,18 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
         loaded = time.perf_counter()
         bar.set_postfix(loss=f"{sums['loss'] / step:.3f}", refresh=False)
     seconds = loaded - started
+    figures = averaged(
+        {
+            "loading_share": sums.pop("loading") / seconds,
+            "accuracy": sums.pop("right") / order.numel(),
+            **{name: value / steps for name, value in sums.items()},
+        }
+    )
     return {
         "epoch": epoch + 1,
         "learning_rate": float(training.schedule.get_last_lr()[0]),
-        "photos_per_second": order.numel() / seconds,
-        "loading_share": sums.pop("loading") / seconds,
-        "accuracy": sums.pop("right") / order.numel(),
-        **{name: value / steps for name, value in sums.items()},
+        "photos_per_second": order.numel() * processes() / seconds,
+        **figures,
     }
 
 
@@ -73,25 +83,21 @@ def train_one_step(
 
     Returns what is to be summed over an epoch.
     """
-    params, model = training.params, training.model
+    params = training.params
     lesson = teacher(photos) if teacher else None
-    with autocast():
-        photos = resized(normalise(photos.to(device()), params.mean, params.std), side)
-        maps = resized(model.maps(photos), SIDE // 16)
-        embedding = model.embed(maps)
-        logits = model.fc3(model.dropout(embedding)).float()
+    logits, lesson_loss = training.objective(photos, side, lesson)
     targets = targets.to(device())
     smoothing = params.label_smoothing
     loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     if lesson:
         share = params.teacher_labels
         loss = (1 - share) * label_loss + share * F.cross_entropy(logits, lesson[2].to(device()))
-        loss = loss + lesson_loss(training, maps, embedding, lesson)
+        loss = loss + lesson_loss
     training.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     training.optimizer.step()
     training.schedule.step()
-    training.average.update_parameters(model)
+    training.average.update_parameters(training.model)
     return {
         "loss": label_loss.item(),
         "total_loss": loss.item(),
@@ -99,18 +105,39 @@ def train_one_step(
     }
 
 
-def lesson_loss(
-    training: Training, maps: torch.Tensor, embedding: torch.Tensor, lesson: Lesson
-) -> torch.Tensor:
-    """Weighted squared error of what the pupil makes of the model's maps and embedding."""
-    seen_maps, seen_features = (seen.to(device()) for seen in lesson[:2])
-    with autocast():
-        known_maps = training.pupil["maps"](maps).float()
-        known_features = training.pupil["features"](embedding).float()
-    params = training.params
-    return params.teacher_maps * F.mse_loss(
-        known_maps, seen_maps
-    ) + params.teacher_features * F.mse_loss(known_features, seen_features)
+class Objective(nn.Module):
+    """The model, with what the teacher's lesson asks of its maps and embedding."""
+
+    def __init__(self, model: SimpleCNN, pupil: nn.ModuleDict, params: TrainParams) -> None:
+        super().__init__()
+        self.model, self.pupil, self.params = model, pupil, params
+
+    def forward(
+        self, photos: torch.Tensor, side: int, lesson: Lesson | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (N, classes) of photos (N, 3, 224, 224), 0 to 255, and the lesson's loss, or 0."""
+        params, model = self.params, self.model
+        with autocast():
+            photos = resized(normalise(photos.to(device()), params.mean, params.std), side)
+            maps = resized(model.maps(photos), SIDE // 16)
+            embedding = model.embed(maps)
+            logits = model.fc3(model.dropout(embedding)).float()
+        if lesson is None:
+            return logits, torch.zeros((), device=logits.device)
+        return logits, self.lesson_loss(maps, embedding, lesson)
+
+    def lesson_loss(
+        self, maps: torch.Tensor, embedding: torch.Tensor, lesson: Lesson
+    ) -> torch.Tensor:
+        """Weighted squared error of what the pupil makes of the model's maps and embedding."""
+        seen_maps, seen_features = (seen.to(device()) for seen in lesson[:2])
+        with autocast():
+            known_maps = self.pupil["maps"](maps).float()
+            known_features = self.pupil["features"](embedding).float()
+        params = self.params
+        return params.teacher_maps * F.mse_loss(
+            known_maps, seen_maps
+        ) + params.teacher_features * F.mse_loss(known_features, seen_features)
 
 
 def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
@@ -146,5 +173,9 @@ def split_outputs(
 
 
 def batch_size(split: Split, params: TrainParams) -> int:
-    """Photos a step: the parameter, or the whole split where that is smaller."""
-    return min(params.batch_size, len(split))
+    """Photos a step and process: the parameter, or the whole split where that is smaller."""
+    return min(params.batch_size, len(split) // processes())
+
+
+def steps_in_epoch(split: Split, params: TrainParams) -> int:
+    return len(split) // (batch_size(split, params) * processes())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -18,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
-from training.epoch import batch_size, split_logits, train_one_epoch
+from training.epoch import Objective, split_logits, steps_in_epoch, train_one_epoch
 from training.hardware import device, keep_freed_memory
 from training.model import SimpleCNN
 from training.params import TrainParams, UsageError
+from training.several import joined, number, shared
 from training.teacher import FEATURES, MAPS, Teacher, load_lesson
 
 Log = Callable[[dict[str, float]], None]
@@ -50,6 +51,20 @@ def train(
     `replace` such a run starts anew.
     """
     keep_freed_memory()
+    with joined():
+        _train(index, run, params, lesson, tracker, start, resume, replace)
+
+
+def _train(
+    index: Path,
+    run: Path,
+    params: TrainParams,
+    lesson: Path,
+    tracker: Tracker,
+    start: Path | None,
+    resume: bool,
+    replace: bool,
+) -> None:
     training_split = Split(index, "train", excluded_photos(params))
     validation_split = Split(index, "validation")
     teacher = Teacher(load_lesson(lesson, training_split)) if params.taught else None
@@ -65,7 +80,7 @@ def train(
         if not replace:
             raise
     run.mkdir(parents=True, exist_ok=True)
-    with tracker as log:
+    with tracker if number() == 0 else nullcontext() as log:
         for epoch in range(len(training.history), params.epochs):
             # Seeded by epoch, so that a resumed run sees the same order, changes and dropout.
             torch.manual_seed(params.seed * 1_000_000 + epoch)
@@ -75,8 +90,9 @@ def train(
             figures["validation_loss"] = F.cross_entropy(logits, labels).item()
             figures["validation_accuracy"] = (logits.argmax(1) == labels).float().mean().item()
             training.history.append(figures)
-            save_epoch(run, training)
-            log(figures)
+            if log:
+                save_epoch(run, training)
+                log(figures)
 
 
 def start_from(run: Path, training: Training) -> None:
@@ -123,7 +139,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
-        total_steps=params.epochs * (len(split) // batch_size(split, params)),
+        total_steps=params.epochs * steps_in_epoch(split, params),
         pct_start=params.warmup_share,
     )
     average = AveragedModel(model, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True)
@@ -134,6 +150,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
         split.photos_sha256,
         model,
         pupil,
+        shared(Objective(model, pupil, params)),
         average,
         optimizer,
         schedule,

@@ -50,7 +50,8 @@ def test_a_photo_is_classified_and_found_in_prometheus(project: Project) -> None
     url = f"http://{project.address}"
     answer = requests.post(f"{url}/predict", data=CAT, timeout=30)
     assert answer.json()["label"] == "cat"
-    assert requests.get(f"{url}/metrics", timeout=30).status_code == 404
+    smoke = [sys.executable, REPOSITORY / "tools/smoke", url, "--wait", "30"]
+    assert subprocess.run(smoke, capture_output=True, text=True).returncode == 0
 
     def counted(query: str) -> bool:
         told = project.compose(
