@@ -63,14 +63,13 @@ class TorchServeCollector(Collector):
         yield from processes(self.torchserve.processes())
 
     def count_restarts(self, versions: list[dict[str, Any]]) -> None:
-        seen = {}
         for version in versions:
             for worker in version["workers"]:
                 key = (version["modelVersion"], worker["id"])
                 before, now = self.pids.get(key, 0), worker["pid"]
                 self.restarts[key[0]] += 0 < before != now > 0
-                seen[key] = now if now > 0 else before  # -1 while there is none
-        self.pids = seen
+                # -1 while there is none. What isn't told this time is kept for the next.
+                self.pids[key] = now if now > 0 else before
 
 
 def queues(versions: list[dict[str, Any]]) -> Iterator[Metric]:

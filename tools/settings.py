@@ -93,11 +93,11 @@ def check_archive(path: Path) -> None:
 
 def chosen() -> dict[str, str]:
     """Digests of the variables by which this environment chooses how to serve, by their names."""
-    caddyfile = CADDYFILE.read_text()
+    ours = {*re.findall(r"{\$(\w+)", CADDYFILE.read_text()), "CATSDOGS_CANARY"}
     return {
         name: hashlib.sha256(value.encode()).hexdigest()
         for name, value in os.environ.items()
-        if name.startswith("TS_") or (name.startswith("CATSDOGS_") and name in caddyfile)
+        if name.startswith("TS_") or name in ours
     }
 
 

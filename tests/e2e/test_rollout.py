@@ -26,7 +26,7 @@ SLEEPY = b"""
 _handle = CatsDogsHandler.handle
 def _slowly(self, data, context):
     import time
-    time.sleep(0.4)
+    time.sleep(2)
     return _handle(self, data, context)
 CatsDogsHandler.handle = _slowly
 """
