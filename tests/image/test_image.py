@@ -17,7 +17,7 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.e2e.conftest import wait_until
-from tests.e2e.load import CAT, Load
+from tests.e2e.load import CAT, REFUSED, Load
 from tests.image.conftest import HARDENED, Container, docker
 from training.archive import archive
 
@@ -75,7 +75,6 @@ def test_a_stop_under_load_loses_no_photo(start: Start) -> None:
     state = container.state()
     assert state["ExitCode"] == 0
     assert load.good() >= 100
-    # After the end nobody listens, or there is no such host; before it each is answered.
     lost = [a for a in load.failed() if a.status or a.error not in GONE]
     assert lost == []
 
@@ -89,7 +88,8 @@ def without_weights(archive: Path) -> None:
     Path(f"{archive}.part").replace(archive)
 
 
-GONE = ("ConnectionRefusedError", "OSError", "TimeoutError")
+# What a client meets that nobody has taken, or, afterwards, an address that nobody has.
+GONE = (*REFUSED, "OSError", "TimeoutError")
 
 
 def test_alone_torchserve_waits_until_the_gateway_has_no_client_left(start: Start) -> None:
