@@ -43,22 +43,12 @@ def train(
 def test_two_processes_learn_as_one_does_with_the_doubled_batch(
     index: Path, params: Params, tmp_path: Path
 ) -> None:
-    def losses(name: str, **options: int) -> list[float]:
-        return train(index, tmp_path / name, params, **options)
-
     seed = params.train.seed
-    one = losses("one", batch_size=16, seed=seed, processes=1)
-    noise = [
-        abs(ours - others)
-        for other in (1, 2)
-        for ours, others in zip(
-            one, losses(f"seed{other}", batch_size=16, seed=seed + other, processes=1), strict=True
-        )
-    ]
-    two = losses("two", batch_size=8, seed=seed, processes=2)
-    print("\n", one, two, max(noise))
+    one = train(index, tmp_path / "one", params, batch_size=16, seed=seed, processes=1)
+    two = train(index, tmp_path / "two", params, batch_size=8, seed=seed, processes=2)
     assert len(two) == EPOCHS
     assert two[-1] < 0.8 * two[0]
-    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) <= 2 * max(noise)
+    # Another seed changes the losses of so few photos by up to 0.2, too.
+    assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 0.35
     weights = torch.load(tmp_path / "two" / BEST, weights_only=True)
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
