@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from child import Child, is_good
-from settings import CADDYFILE, LOG, NotServed, address, archives, canary, gateway
+from settings import CADDYFILE, LOG, PAGE, NotServed, address, archives, canary, gateway
 from sizes import memory_limit, sizes
 
 # A connection takes one, its request another: bounds how many uploads the gateway holds.
@@ -30,7 +30,7 @@ class Gateway(Child):
         command = [caddy(), "run", "--adapter", "caddyfile", "--config", CADDYFILE]
         # Go's collector: photos that wait to be passed on are soon garbage.
         settings = {
-            "LOG_LOCATION": str(LOG), "CATSDOGS_PAGE": str(CADDYFILE.with_name("page")),
+            "LOG_LOCATION": str(LOG), "CATSDOGS_PAGE": str(PAGE),
             "GOMEMLIMIT": f"{self.memory()}MiB",
         }  # fmt: skip
         if os.environ.get("CATSDOGS_DOMAIN"):

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 CONFIG = Path("config.properties")
 CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
+PAGE = CADDYFILE.with_name("page")
+CAT = PAGE / "examples/cat.jpg"  # which the image has, too
 ARCHIVE = Path("model_store/catsdogs.mar")
 LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
 
