@@ -36,10 +36,10 @@ serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is
 stop: ## stop them; what has been accepted is answered first
 	@$(PY) tools/serve --stop
 
-train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [RUN=runs/train]
+train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [CLASSES="fox wolf"] [RUN=runs/train]
 	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \
 		echo "error: $$run holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }; done
-	$(PY) -m training prepare --data "$(DATA)"
+	$(PY) -m training prepare --data "$(DATA)" $(if $(CLASSES),--classes $(CLASSES))
 	$(PY) -m training teach
 	$(PY) -m training train --run "$(RUN)"
 	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"

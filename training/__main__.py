@@ -48,6 +48,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder with one folder of photos for each class (default: data.folder of --params)",
     )
+    prepare.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="CLASS",
+        help="folders to take (default: data.classes of --params, and of none, all)",
+    )
     teach = add("teach", run_teach, "learn what a public network sees in the training photos")
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
@@ -89,7 +95,8 @@ def run_prepare(options: argparse.Namespace) -> None:
     from training.data import prepare
 
     params = load_params(options.params)
-    prepare(options.data or Path(params.data.folder), options.index, params.prepare)
+    data, classes = options.data or Path(params.data.folder), options.classes or params.data.classes
+    prepare(data, options.index, params.prepare, classes)
 
 
 def run_teach(options: argparse.Namespace) -> None:

@@ -43,14 +43,15 @@ class Doubtful:
     reason: str
 
 
-def prepare(data: Path, index: Path, params: PrepareParams) -> None:
+def prepare(data: Path, index: Path, params: PrepareParams, classes: Collection[str] = ()) -> None:
     """Index the photos of `data`/CLASS/ into the folder `index`, which is replaced as a whole.
 
-    Writes photos.csv, doubtful.csv and photos.uint8. No file stops it; raises UsageError when
-    `data` doesn't hold at least two class folders with a readable photo each.
+    With `classes`, of these folders alone. Writes photos.csv, doubtful.csv and photos.uint8. No
+    file stops it; raises UsageError when `data` lacks a class that is named, or doesn't hold at
+    least two class folders with a readable photo each.
     """
     _check_index(data, index)
-    files = list_files(data)
+    files = list_files(data, classes)
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -108,11 +109,15 @@ def label_of(path: str) -> str:
     return Path(path).parts[0]
 
 
-def list_files(data: Path) -> list[str]:
+def list_files(data: Path, classes: Collection[str] = ()) -> list[str]:
     """Paths of all files in the class folders of `data`, relative to it, sorted."""
     if not data.is_dir():
         raise UsageError(f"{data}: no such folder; give one that holds a folder for each class")
     folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if unknown := sorted(set(classes) - {folder.name for folder in folders}):
+        names = ", ".join(folder.name for folder in folders)
+        raise UsageError(f"{data}: has no folder {unknown[0]!r} for that class, but {names}")
+    folders = [folder for folder in folders if not classes or folder.name in classes]
     files = [
         str(file.relative_to(data))
         for folder in folders

@@ -21,6 +21,7 @@ def one_line(error: Exception) -> str:
 @dataclass(frozen=True)
 class DataParams:
     folder: str
+    classes: list[str]  # folders to take; of none, all
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,13 @@ class Params:
 
 
 # What YAML may give for each type of field.
-TYPES = {"str": (str,), "int": (int,), "float": (int, float), "list[float]": (list,)}
+TYPES = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "list[str]": (list,),
+    "list[float]": (list,),
+}
 # The least and the most that a field may be, where not any number will do.
 RANGES = {
     "validation_share": (0.01, 0.4),
@@ -170,7 +177,9 @@ def _section(sections: dict[str, Any], name: str, kind: type, path: Path) -> Any
 def _check_value(name: str, type_name: str, value: Any, where: str) -> None:
     if type(value) not in TYPES[type_name]:
         raise UsageError(f"{where}: {name} is {value!r}; make it {type_name}")
-    if isinstance(value, str):
+    if type_name in ("str", "list[str]"):
+        if not all(isinstance(item, str) for item in value):
+            raise UsageError(f"{where}: {name} is {value!r}; make it {type_name}")
         return
     numbers = value if isinstance(value, list) else [value]
     if isinstance(value, list) and len(value) != 3:

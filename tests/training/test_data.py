@@ -151,6 +151,10 @@ def test_other_folders_give_other_classes(params: Params, tmp_path: Path) -> Non
             made_photo(label, number).save(tmp_path / "data" / label / f"{number}.png")
     prepare(tmp_path / "data", tmp_path / "index", params.prepare)
     assert Split(tmp_path / "index", "train").classes == ["ant", "moth", "zebra"]
+    prepare(tmp_path / "data", tmp_path / "index", params.prepare, ["zebra", "ant"])
+    assert Split(tmp_path / "index", "train").classes == ["ant", "zebra"]
+    with pytest.raises(UsageError, match="no folder 'fox' .* ant, moth, zebra"):
+        prepare(tmp_path / "data", tmp_path / "index", params.prepare, ["fox", "ant"])
 
 
 def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
 @pytest.mark.parametrize(
     ("section", "name", "value"),
     [
+        ("data", "classes", ["cat", 3]),
         ("train", "epochs", 0),
         ("train", "batch_size", 0),
         ("train", "warmup_share", 2.0),
@@ -58,7 +59,8 @@ def test_a_value_outside_its_range_is_refused(
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "prepare: {seed: 1}\ndata: {folder: x}\nteach: {}\ntrain: {}\nfinetune: {}\nevaluate: {}\n"
+        "prepare: {seed: 1}\ndata: {folder: x, classes: []}\n"
+        "teach: {}\ntrain: {}\nfinetune: {}\nevaluate: {}\n"
     )
     with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):
         load_params(path)
