@@ -20,7 +20,7 @@ from handler.metrics import count_batch, count_nothing
 from handler.photo import SIDE, InvalidPhotoException, PhotoException, PhotoTooLargeException
 from handler.photo_log import log_photo, request_id
 from handler.request import photo_fields
-from handler.upload import Told, Upload, read_upload
+from handler.upload import Answered, Upload, read_upload
 from training.model import CautiousClassifier, count_parameters, load_classifier
 
 # A batch of 8 requests may hold 64 photos, whose first convolution alone would take 400 MB.
@@ -76,16 +76,7 @@ class CatsDogsHandler:
         """Answer each request of a batch; the statuses go into `context`."""
         started = time.perf_counter()
         headers = [context.get_all_request_header(number) for number in range(len(requests))]
-        # TorchServe marks its describe command by a header, which a client can send too: it counts
-        # only where there is no photo, so that nobody's prediction changes.
-        described = [
-            not request and header.get("describe") == "True"
-            for request, header in zip(requests, headers, strict=True)
-        ]
-        batch = [
-            {} if is_described else self.decode(request, header)
-            for request, header, is_described in zip(requests, headers, described, strict=True)
-        ]
+        batch = list(map(self.decode, requests, headers))
         pixels = [
             photo.decoded
             for photos in batch
@@ -94,28 +85,39 @@ class CatsDogsHandler:
         ]
         rows = zip(*self.infer(pixels), strict=True)
         answers: list[Any] = [
-            self.describe() if is_described else self.encode(photos, rows, number, context)
-            for number, (photos, is_described) in enumerate(zip(batch, described, strict=True))
-        ]
-        asked = {
-            number: _told(photos, answers[number])
+            self.encode(photos, rows, number, context) if photos else self.describe()
             for number, photos in enumerate(batch)
-            if not described[number] and headers[number].get(PROBE) != "true"
+        ]
+        answered = {
+            number: _answered(photos, answers[number])
+            for number, photos in enumerate(batch)
+            if photos and headers[number].get(PROBE) != "true"
         }
-        explained = [number for number in asked if headers[number].get("explain") == "True"]
+        explained = [number for number in answered if _to_be_explained(headers[number])]
         for number in explained:
-            answers[number] = self.explain(asked[number], headers[number], number, context)
+            answers[number] = self.explain(answered[number], headers[number], number, context)
         seconds = time.perf_counter() - started
-        predicted = [told for number, told in asked.items() if number not in explained]
+        predicted = [photos for number, photos in answered.items() if number not in explained]
         if predicted:
             count_batch(context, predicted, self.edges, seconds)
-        self._log(context, asked, seconds)
+        self._log(context, answered, seconds)
         return answers
 
     def decode(self, request: dict[str, Any], headers: dict[str, Any]) -> Photos:
-        """The photos of one request, by field; a request that is wrong as a whole has one entry."""
+        """The photos of one request, by field; none where it asks what the model is.
+
+        A request that is wrong as a whole has one entry, the error.
+        """
+        # TorchServe marks its describe command by a header, which a client can send too: it counts
+        # only where there is no photo, so that nobody's prediction changes.
+        if not request and headers.get("describe") == "True":
+            return {}
         try:
             contents = photo_fields(request, headers)
+            if len(contents) > 1 and _to_be_explained(headers):
+                raise InvalidPhotoException(
+                    "one photo a request is explained; send each on its own"
+                )
         except PhotoException as error:
             return {"body": Upload(error)}
         photos: Photos = {}
@@ -163,17 +165,13 @@ class CatsDogsHandler:
         return answer
 
     def explain(
-        self, told: Told, headers: dict[str, Any], number: int, context: Context
+        self, photos: Answered, headers: dict[str, Any], number: int, context: Context
     ) -> dict[str, Any] | bytes:
         """A PNG of the photo with what speaks for its answer, or the answer with the map in JSON.
 
         The latter where the request accepts JSON. An error stays as it is.
         """
-        if len(told) > 1:
-            error = InvalidPhotoException("one photo a request is explained; send each on its own")
-            context.set_response_status(error.status, error.phrase, number)
-            return _error(error)
-        ((upload, answer),) = told
+        ((upload, answer),) = photos
         if "label" not in answer:
             return answer
         assert isinstance(upload.decoded, np.ndarray)
@@ -213,16 +211,20 @@ class CatsDogsHandler:
             "model_version": self.version,
         }
 
-    def _log(self, context: Context, requests: dict[int, Told], seconds: float) -> None:
+    def _log(self, context: Context, requests: dict[int, Answered], seconds: float) -> None:
         """A line for each photo of the batch."""
         own = context.request_ids or {}
-        for number, told in requests.items():
+        for number, photos in requests.items():
             request = request_id(context.get_all_request_header(number), own.get(number, ""))
-            for position, (upload, answer) in enumerate(told, start=1):
+            for position, (upload, answer) in enumerate(photos, start=1):
                 log_photo(request, position, upload, answer, seconds)
 
 
-def _told(photos: Photos, answer: dict[str, Any]) -> Told:
+def _to_be_explained(headers: dict[str, Any]) -> bool:
+    return headers.get("explain") == "True"  # set by TorchServe for its path /explanations
+
+
+def _answered(photos: Photos, answer: dict[str, Any]) -> Answered:
     return [(upload, answer.get("photos", {f: answer})[f]) for f, upload in photos.items()]
 
 

@@ -16,16 +16,18 @@ from ts.metrics.metric_type_enum import MetricTypes
 
 from handler.photo import PhotoException
 from handler.quantities import bin_of, quantities
-from handler.upload import Told
+from handler.upload import Answered
 
 Edges = Mapping[str, Sequence[float]]  # of the bins of each quantity
 
 
-def count_batch(context: Context, requests: Sequence[Told], edges: Edges, seconds: float) -> None:
+def count_batch(
+    context: Context, requests: Sequence[Answered], edges: Edges, seconds: float
+) -> None:
     """Count the requests of one batch, which took `seconds` in the handler."""
-    told = [photo for request in requests for photo in request]
-    answers = [answer for _, answer in told]
-    predicted = [(upload, answer) for upload, answer in told if "label" in answer]
+    photos = [photo for request in requests for photo in request]
+    answers = [answer for _, answer in photos]
+    predicted = [(upload, answer) for upload, answer in photos if "label" in answer]
     _emit(context, "prediction_requests_total", len(requests))
     _emit(context, "prediction_batches_total", 1)
     _emit(context, "prediction_batched_photos_total", len(predicted))
@@ -52,7 +54,7 @@ def count_nothing(context: Context, classes: Sequence[str], edges: Edges) -> Non
             _emit(context, "photo_quantity_total", 0, quantity=name, bin=str(number))
 
 
-def _bins(predicted: Told, edges: Edges) -> Iterable[tuple[str, int]]:
+def _bins(predicted: Answered, edges: Edges) -> Iterable[tuple[str, int]]:
     """Quantity and number of the bin, for each quantity of each photo."""
     for upload, answer in predicted:
         assert isinstance(upload.decoded, np.ndarray)

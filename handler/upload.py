@@ -54,8 +54,8 @@ def _forget(error: BaseException) -> None:
         cause = earlier
 
 
-# The photos of one request, each with what it was answered.
-Told = list[tuple[Upload, dict[str, Any]]]
+# The photos of one request, each with its answer.
+Answered = list[tuple[Upload, dict[str, Any]]]
 
 
 def read_upload(content: Any) -> Upload:
