@@ -62,6 +62,7 @@ lint: $(DEVELOP) ## style and types
 	.venv/bin/ruff check . $(PROGRAMS)
 	.venv/bin/ruff format --check . $(PROGRAMS)
 	.venv/bin/mypy handler training
+	.venv/bin/lint-imports --no-logo
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/actionlint
 	.venv/bin/zizmor --offline --quiet .github/workflows
