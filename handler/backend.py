@@ -164,6 +164,7 @@ def quantise(graph: Any, ranges: Ranges) -> None:
 
         weights = layer.input_value(1).get_node().get_data()
         steps = np.abs(weights).max(axis=tuple(range(1, weights.ndim)), keepdims=True) / 127
+        steps[steps == 0] = 1  # a channel without weights stays one
         integers = ops.convert(ops.constant(np.rint(weights / steps).astype(np.int8)), "f32")
         layer.input(1).replace_source_output(ops.multiply(integers, steps).output(0))
 

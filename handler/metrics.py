@@ -6,8 +6,10 @@ batch is counted in few lines, and a worker that dies takes only its batch's wit
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from ts.context import Context
@@ -17,6 +19,8 @@ from ts.metrics.metric_type_enum import MetricTypes
 from handler.photo import PhotoException
 from handler.quantities import bin_of, quantities
 from handler.upload import Answered
+
+logger = logging.getLogger(__name__)
 
 Edges = Mapping[str, Sequence[float]]  # of the bins of each quantity
 
@@ -64,6 +68,11 @@ def _bins(predicted: Answered, edges: Edges) -> Iterable[tuple[str, int]]:
             yield name, bin_of(values[name], of_quantity)
 
 
+@cache
+def _warn_of_undeclared(name: str) -> None:
+    logger.warning("%s is not declared in the server's metrics.yaml, so it isn't counted", name)
+
+
 def _emit(context: Context, name: str, value: float, **dimensions: str) -> None:
     """Write one metric, its labels in the order in which metrics.yaml declares them."""
     if context.metrics is None:  # no server
@@ -72,6 +81,7 @@ def _emit(context: Context, name: str, value: float, **dimensions: str) -> None:
     try:
         metric = context.metrics.get_metric(name, kind)
     except MetricsCacheKeyError:  # another server's metrics.yaml; it still gets its answers
+        _warn_of_undeclared(name)
         return
     labels = {"ModelName": context.model_name, "Level": "Model", **dimensions}
     metric.add_or_update(value, [labels[dimension] for dimension in metric.dimension_names])

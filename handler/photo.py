@@ -106,7 +106,7 @@ def decode_photo(data: bytes) -> np.ndarray:
 
 
 def _decode(data: bytes) -> np.ndarray:
-    with open_photo(data) as photo, _damage_is_invalid():
+    with open_photo(data) as photo:
         if photo.format in ("JPEG", "MPO"):
             _check_scans(data)
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
@@ -166,17 +166,16 @@ class _TimedFile(io.BytesIO):
 def open_photo(data: bytes) -> Iterator[Image.Image]:
     """Open the photo in `data` by its header alone and check format and size; pixels come later.
 
-    Raises the same exceptions as `decode_photo`.
+    Raises the same exceptions as `decode_photo`, also for what is done with the photo meanwhile.
     """
     if not data:
         raise InvalidPhotoException("photo is empty; send the bytes of a photo")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _damage_is_invalid():
         warnings.simplefilter("ignore")  # odd EXIF and palettes: the photo still opens
-        with _damage_is_invalid():
-            try:
-                photo = Image.open(_TimedFile(data), formats=FORMATS)
-            except UnidentifiedImageError:
-                raise _unidentified(data) from None
+        try:
+            photo = Image.open(_TimedFile(data), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise _unidentified(data) from None
         with photo:
             if photo.format not in ("JPEG", "MPO"):
                 _check_size(photo, MAX_MEGAPIXELS, str(photo.format))

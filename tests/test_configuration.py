@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
-from handler.photo import MAX_MEGAPIXELS, MAX_MEGAPIXELS_JPEG, SIDE
+from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_JPEG, SIDE
 from tests.conftest import REPOSITORY
 
 
@@ -51,6 +52,15 @@ def test_limits_are_the_same_at_every_door() -> None:
     (arrival,) = gateway(r"read_body (\d+)s")
     assert gateway(r"arrive within (\d+) s") == [arrival]
     assert f"longer than {arrival} s to arrive" in readme
+
+
+@pytest.mark.parametrize(
+    "place", ["README.md", "gateway/page/openapi.yaml", "gateway/page/index.html"]
+)
+def test_every_format_is_told_where_people_look(place: str) -> None:
+    text = (REPOSITORY / place).read_text().upper()
+    told = {"HEIF": "HEIC"}  # as files are called
+    assert not [name for name in FORMATS if told.get(name, name) not in text]
 
 
 def test_every_setting_of_the_gateway_is_documented() -> None:

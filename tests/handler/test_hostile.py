@@ -29,6 +29,7 @@ from handler.photo import (
     decode_photo,
 )
 from handler.request import photo_bytes, photo_fields
+from handler.upload import read_upload
 from tests.hostile import (
     encode,
     heif_grid,
@@ -42,15 +43,14 @@ from tests.hostile import (
 
 def answer(data: bytes) -> int:
     """The HTTP status of a photo, which has its pixels or an exception to show for it."""
-    try:
-        pixels = decode_photo(data)
-    except PhotoException as exception:
-        message = str(exception)
+    decoded = read_upload(data).decoded
+    if isinstance(decoded, PhotoException):
+        message = str(decoded)
         assert message.isprintable(), message
         assert len(message) < 400, message
-        return exception.status
-    assert pixels.shape == (SIDE, SIDE, 3)
-    assert pixels.dtype == np.uint8
+        return decoded.status
+    assert decoded.shape == (SIDE, SIDE, 3)
+    assert decoded.dtype == np.uint8
     return 200
 
 

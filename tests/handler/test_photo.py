@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from handler.photo import (
+    _OTHER_FORMATS,
     FORMATS,
     MAX_MEGAPIXELS,
     MAX_MEGAPIXELS_JPEG,
@@ -35,6 +36,11 @@ MODES = {
     "AVIF": ["RGB", "RGBA"],
 }
 SEVERAL_FORMATS = sorted(MODES)
+
+
+def test_every_format_that_is_opened_is_tried_here() -> None:
+    assert {*MODES, "HEIF"} == set(FORMATS)  # HEIF from files
+    assert not [name for name in _OTHER_FORMATS.values() if name in FORMATS]
 
 
 def picture(width: int = 120, height: int = 90) -> Image.Image:
