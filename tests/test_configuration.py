@@ -54,9 +54,7 @@ def test_limits_are_the_same_at_every_door() -> None:
     assert f"longer than {arrival} s to arrive" in readme
 
 
-@pytest.mark.parametrize(
-    "place", ["README.md", "gateway/page/openapi.yaml", "gateway/page/index.html"]
-)
+@pytest.mark.parametrize("place", ["README.md", "gateway/page/openapi.yaml"])
 def test_every_format_is_told_where_people_look(place: str) -> None:
     text = (REPOSITORY / place).read_text().upper()
     told = {"HEIF": "HEIC"}  # as files are called

@@ -4,9 +4,6 @@ import base64
 import io
 import json
 import os
-import re
-import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -153,24 +150,6 @@ def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
     assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
     assert put(server, CAT, "/2.0").status_code == 404
     assert put(server, CAT).status_code == 200
-
-
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
-def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    commands = re.findall(r"^curl .*$", readme, re.MULTILINE)
-    assert len(commands) >= 9
-    for command in commands:
-        for port, name in ((8000, "gateway"), (8002, "gateway_metrics"), (8081, "management")):
-            command = re.sub(rf"(http://)?127\.0\.0\.1:{port}", server.address(name), command)
-        command = command.replace("map.png", str(server.folder / "map.png"))
-        result = subprocess.run(
-            ["bash", "-c", command.replace("curl ", "curl -sS --fail-with-body ", 1)],
-            cwd=REPOSITORY, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert result.returncode == 0, (command, result.stdout, result.stderr)
-        if "/predict" in command:
-            assert '"label": "cat"' in result.stdout
 
 
 def test_nothing_listens_beyond_loopback(server: Server) -> None:

@@ -1,0 +1,143 @@
+"""What the documents say is there: files, anchors, targets, options, figures and commands."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from markdown_it import MarkdownIt
+
+from tests.conftest import REPOSITORY
+from training.__main__ import main, parser
+
+README = (REPOSITORY / "README.md").read_text()
+DOCUMENTS = sorted(
+    path
+    for folder in (".", "docs", "monitoring", "helm/catsdogs")
+    for path in (REPOSITORY / folder).glob("*.md")
+)
+# Which file runs the commands of README.md and CONTRIBUTING.md, by how they begin; None: no file does,
+# for want of PyTorch's index, because tests set PATH instead, or because it takes an hour.
+RUN_BY = {
+    "export PIP_EXTRA_INDEX_URL": None,
+    "curl ": "tests/e2e/test_readme.py",
+    ".venv/bin/python tools/": "tests/e2e/test_readme.py",
+    ".venv/bin/python -m training archive": "tests/e2e/test_readme.py",
+    ".venv/bin/python -m training predict": "tests/e2e/test_readme.py",
+    ".venv/bin/python -m training release": "tests/training/test_pipeline.py",
+    ". .venv/bin/activate": None,
+    "torchserve --": "tests/e2e/test_torchserve.py",
+    "helm install": ".github/workflows/ci.yml",
+    "helm test": ".github/workflows/ci.yml",
+    "make demo": ".ci/run",
+    "make lint": ".ci/run",
+    "make train": "tests/test_documents.py",
+    ".venv/bin/python -m pytest": ".ci/run",
+    ".venv/bin/mutmut": None,
+}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for link in links(document):
+        if link.startswith("http"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def links(document: Path) -> list[str]:
+    """Where the links and pictures of a Markdown file lead."""
+    tokens = [
+        child
+        for token in MarkdownIt().enable("table").parse(document.read_text())
+        for child in token.children or []
+    ]
+    return [
+        str(token.attrs[name])
+        for token in tokens
+        for name in ("href", "src")
+        if name in token.attrs
+    ]
+
+
+def anchors(document: Path) -> set[str]:
+    """Those that headings get: lower case, hyphens between words."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_only_targets_and_files_are_named_that_there_are(document: Path) -> None:
+    text = document.read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert f"\n{target}:" in makefile, target
+    folders = "benchmarks|docs|gateway|handler|helm|models|monitoring|tests|tools|training"
+    for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
+        assert (REPOSITORY / path).exists(), path
+    assert "@@" not in text
+
+
+def test_only_options_are_given_that_the_commands_know(capsys: pytest.CaptureFixture[str]) -> None:
+    for document in DOCUMENTS:
+        for command, rest in re.findall(r"-m training ([a-z]+)([^\n`]*)", document.read_text()):
+            with pytest.raises(SystemExit, match="0"):
+                main([command, "--help"])
+            explained = capsys.readouterr().out
+            for option in re.findall(r"--[a-z]+", rest):
+                assert option in explained, (document, command, option)
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_command_is_run_somewhere(name: str) -> None:
+    for command in commands(REPOSITORY / name):
+        (start,) = [start for start in RUN_BY if command.startswith(start)]
+        program = start.split()[-1].removeprefix(".venv/bin/").rstrip("-")
+        runner = RUN_BY[start]
+        assert runner is None or program in (REPOSITORY / runner).read_text(), command
+
+
+def commands(document: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_make_train_gives_commands_that_there_are() -> None:
+    (line,) = [line for line in commands(REPOSITORY / "README.md") if line.startswith("make train")]
+    told = subprocess.run(
+        [*line.split(), "CLASSES=fox wolf", "--dry-run"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.replace('"', "")  # fmt: skip
+    given = [words.split() for words in re.findall(r"^\S+ -m training (.*)$", told, re.MULTILINE)]
+    names = ["prepare", "teach", "train", "train", "evaluate"]
+    assert [words[0] for words in given] == names
+    first, *_ = [parser().parse_args(words) for words in given]
+    assert first.classes == ["fox", "wolf"]
+    assert first.data == Path("data/photos")
+
+
+def test_each_decisions_figures_stand_in_the_file_that_it_names() -> None:
+    text = (REPOSITORY / "docs/architecture.md").read_text()
+    rows = re.findall(r"^\|(.*)\|.*\[.*\]\((.*)\) \|$", text, re.MULTILINE)
+    assert len(rows) > 10
+    for claim, name in rows:
+        source = (REPOSITORY / "docs" / name).read_text()
+        for figure in re.findall(r"\d+(?:\.\d+)?", claim):
+            assert re.search(rf"(?<![\d.]){re.escape(figure)}(?![\d]|\.\d)", source), (
+                claim,
+                figure,
+            )
+
+
+def test_the_changelog_begins_with_the_released_version() -> None:
+    version = json.loads((REPOSITORY / "models/catsdogs.json").read_text())["version"]
+    headings = re.findall(r"^## (.*)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [heading for heading in headings if not heading.startswith("Since")]
+    assert released[0].split()[0] == version
