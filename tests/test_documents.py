@@ -19,7 +19,7 @@ DOCUMENTS = sorted(
     for folder in (".", "docs", "monitoring", "helm/catsdogs")
     for path in (REPOSITORY / folder).glob("*.md")
 )
-# Which file runs the commands of README.md and CONTRIBUTING.md, by how they begin; None: no file does,
+# Which file runs the commands of README.md and CONTRIBUTING.md, by how they begin; None: none,
 # for want of PyTorch's index, because tests set PATH instead, or because it takes an hour.
 RUN_BY = {
     "export PIP_EXTRA_INDEX_URL": None,
