@@ -61,7 +61,7 @@ class TorchServe(Child):
         if workers and "TS_DEFAULT_WORKERS_PER_MODEL" not in os.environ:
             environment["TS_DEFAULT_WORKERS_PER_MODEL"] = str(workers)
         self.run(command, "torchserve.log", environment)
-        start_exporter(self)
+        start_exporter(self.versions, self.processes)
 
     def wait_until_ready(self, deadline: float) -> None:
         """Until each worker is READY; /ping is green long before that.
