@@ -5,7 +5,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +17,7 @@ import yaml
 from PIL import Image
 
 from handler.backend import computes_int8
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needs
 from tests.e2e.conftest import Server
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
@@ -155,7 +154,7 @@ def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
     assert put(server, CAT).status_code == 200
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_the_readmes_curl_commands_work_in_their_order(server: Server) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     commands = re.findall(r"^curl .*$", readme, re.MULTILINE)
