@@ -40,3 +40,11 @@ def test_every_service_is_limited_watched_and_without_new_privileges() -> None:
             assert service["healthcheck"]["interval"] == "30s", name
             assert ":v" in service["image"], name
     assert "--interval=30s" in (REPOSITORY / "Dockerfile").read_text()
+
+
+def test_gateway_and_torchserve_are_told_of_as_many_large_photos() -> None:
+    told = {
+        name: configuration()[name]["environment"]["CATSDOGS_LARGE_PLACES"]
+        for name in ("gateway", "classifier")
+    }
+    assert told == {"gateway": "2", "classifier": "2"}

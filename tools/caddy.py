@@ -48,8 +48,8 @@ class Gateway(Child):
         limit = memory_limit()
         return min(256, limit // 2**20 // (2 if self.alone else 8)) if limit else 256
 
-    def limit(self) -> None:
-        super().limit()
+    def before_exec(self) -> None:
+        super().before_exec()
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = GATEWAY_FILES if most == resource.RLIM_INFINITY else min(GATEWAY_FILES, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))

@@ -11,10 +11,11 @@ import sys
 import urllib.request
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import psutil
-from settings import LOG, logs_to_stdout
+from files import Held, hold
+from settings import LOG, NotServed, logs_to_stdout
 
 
 class Child:
@@ -26,6 +27,24 @@ class Child:
     def __init__(self, only: str | None) -> None:
         self.alone = only == self.option  # the other one runs in a container beside this
         self.process: subprocess.Popen[bytes] | None = None
+        self.lock: TextIO | None = None
+
+    @classmethod
+    def lock_file(cls) -> Path:
+        return LOG / f"{cls.option}.lock"
+
+    def claim(self) -> None:
+        """For this process's life, before anything is started or logged.
+
+        Raises NotServed where another process runs one from this folder.
+        """
+        try:
+            LOG.mkdir(parents=True, exist_ok=True)
+            self.lock = hold(self.lock_file())
+        except Held as error:
+            raise NotServed(f"catsdogs is served here already, by process {error}") from None
+        except OSError as error:
+            raise unwritable(error) from error
 
     def start(self) -> None:
         """Raises NotServed when that can't be."""
@@ -48,15 +67,22 @@ class Child:
         return ""
 
     def run(self, command: list[str | Path], log: str, environment: dict[str, str]) -> None:
-        """In a session of its own, so that Ctrl-C reaches this process alone."""
-        LOG.mkdir(parents=True, exist_ok=True)
-        with nullcontext() if logs_to_stdout() else (LOG / log).open("w") as output:
-            self.process = subprocess.Popen(
-                command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, start_new_session=True, preexec_fn=self.limit,
-            )  # fmt: skip
+        """In a session of its own, so that Ctrl-C reaches this process alone.
 
-    def limit(self) -> None:
+        Raises NotServed where the program is not installed, or its log can't be written.
+        """
+        try:
+            with nullcontext() if logs_to_stdout() else (LOG / log).open("w") as output:
+                self.process = subprocess.Popen(
+                    command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
+                    stderr=output, start_new_session=True, preexec_fn=self.before_exec,
+                )  # fmt: skip
+        except OSError as error:
+            raise NotServed(
+                f"{self.name} can't be started: {error.filename or command[0]}: {error.strerror}"
+            ) from error
+
+    def before_exec(self) -> None:
         """Runs in the child before its program: it ends when this process is killed."""
         if sys.platform == "linux":
             pr_set_pdeathsig = 1
@@ -95,15 +121,16 @@ def get(url: str) -> Any:
     return opener.open(url, timeout=5)
 
 
+def unwritable(error: OSError) -> NotServed:
+    """Of the folder of the logs."""
+    return NotServed(
+        f"{error.filename or LOG}: {error.strerror}; LOG_LOCATION names another folder"
+    )
+
+
 def last_words() -> str:
     """The ends of the logs that tell why a start failed, where they are files."""
     names = ("torchserve.log", "server.log", "model.log", "gateway-errors.log")
-    files = [LOG / name for name in names if (LOG / name).exists()]
+    files = [LOG / name for name in names if (LOG / name).is_file()]
     lines = [line for file in files for line in file.read_text().splitlines()[-8:]]
     return f"; last words in {LOG}:\n" + "\n".join(lines) if lines else ""
-
-
-def write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}")
-    partial.write_text(text)
-    partial.replace(path)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric, start_http_server
@@ -18,17 +18,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 from settings import NotServed, gateway
 
-if TYPE_CHECKING:
-    from torchserve import TorchServe
+Versions = Callable[[], list[dict[str, Any]]]  # what the management API tells of each
+Processes = Callable[[], dict[str, psutil.Process]]  # by their names
 
 SECONDS_BETWEEN = 2
 
 
-def start_exporter(torchserve: TorchServe) -> None:
+def start_exporter(versions: Versions, processes: Processes) -> None:
     """Answer the gateway's scrapes from now on. Raises NotServed when the port is taken."""
     port = int(gateway("EXPORTER_PORT").rpartition(":")[2])
     registry = CollectorRegistry()
-    registry.register(TorchServeCollector(torchserve))
+    registry.register(TorchServeCollector(versions, processes))
     try:
         start_http_server(port, "127.0.0.1", registry)
     except OSError as error:
@@ -40,8 +40,8 @@ def start_exporter(torchserve: TorchServe) -> None:
 class TorchServeCollector(Collector):
     """Restarts are told by workers' process numbers: two between two scrapes are seen as one."""
 
-    def __init__(self, torchserve: TorchServe) -> None:
-        self.torchserve = torchserve
+    def __init__(self, versions: Versions, processes: Processes) -> None:
+        self.versions, self.processes = versions, processes
         self.lock = threading.Lock()  # a thread a scrape
         self.pids: dict[tuple[str, str], int] = {}  # by version and worker
         self.restarts: Counter[str] = Counter()  # by version
@@ -56,11 +56,11 @@ class TorchServeCollector(Collector):
             return self.metrics
 
     def measure(self) -> Iterator[Metric]:
-        versions = self.torchserve.versions()
+        versions = self.versions()
         self.count_restarts(versions)
         yield from queues(versions)
         yield from workers(versions, self.restarts)
-        yield from processes(self.torchserve.processes())
+        yield from processes(self.processes())
 
     def count_restarts(self, versions: list[dict[str, Any]]) -> None:
         for version in versions:
@@ -74,8 +74,10 @@ class TorchServeCollector(Collector):
 
 def queues(versions: list[dict[str, Any]]) -> Iterator[Metric]:
     label = ["model_version"]
-    pending = GaugeMetricFamily("torchserve_queue_pending", "Requests that wait.", labels=label)
-    room = GaugeMetricFamily("torchserve_queue_capacity", "That may wait at most.", labels=label)
+    pending = GaugeMetricFamily("torchserve_queue_pending", "Requests in the queue.", labels=label)
+    room = GaugeMetricFamily(
+        "torchserve_queue_capacity", "Requests the queue can hold.", labels=label
+    )
     for version in versions:
         queue = version["jobQueueStatus"]
         pending.add_metric([version["modelVersion"]], queue["pendingRequests"])
@@ -86,10 +88,10 @@ def queues(versions: list[dict[str, Any]]) -> Iterator[Metric]:
 
 def workers(versions: list[dict[str, Any]], counted: Counter[str]) -> Iterator[Metric]:
     label = ["model_version"]
-    ready = GaugeMetricFamily("torchserve_workers_ready", "That can answer.", labels=label)
-    wanted = GaugeMetricFamily("torchserve_workers", "That there should be.", labels=label)
+    ready = GaugeMetricFamily("torchserve_workers_ready", "Workers that can answer.", labels=label)
+    wanted = GaugeMetricFamily("torchserve_workers", "Workers wanted.", labels=label)
     restarts = CounterMetricFamily(
-        "torchserve_worker_restarts_total", "New processes in place of dead ones.", labels=label
+        "torchserve_worker_restarts_total", "Workers started for dead ones.", labels=label
     )
     for version in versions:
         name = version["modelVersion"]
@@ -102,10 +104,10 @@ def workers(versions: list[dict[str, Any]], counted: Counter[str]) -> Iterator[M
 
 def processes(running: dict[str, psutil.Process]) -> Iterator[Metric]:
     memory = GaugeMetricFamily(
-        "torchserve_process_resident_memory_bytes", "Of a process.", labels=["process"]
+        "torchserve_process_resident_memory_bytes", "Resident memory.", labels=["process"]
     )
     seconds = CounterMetricFamily(
-        "torchserve_process_cpu_seconds_total", "Of a process.", labels=["process"]
+        "torchserve_process_cpu_seconds_total", "Processor time taken.", labels=["process"]
     )
     for name, process in running.items():
         try:

@@ -83,7 +83,8 @@ def check_archive(path: Path) -> None:
     if not path.exists():
         raise NotServed(f"{path} is missing here; `python -m training archive` makes one")
     checksum = Path(f"{path}.sha256")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     if checksum.exists() and not checksum.read_text().startswith(digest):
         raise NotServed(f"{path} is not what {checksum} tells; run `make -B {ARCHIVE}`")
     try:

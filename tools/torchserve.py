@@ -36,6 +36,7 @@ class TorchServe(Child):
     """The frontend; it starts the workers."""
 
     name, option = "TorchServe", "torchserve"
+    temporary: str | None = None
 
     def start(self) -> None:
         """As `torchserve --start` does, which would neither pass signals on nor the exit code."""
@@ -61,7 +62,7 @@ class TorchServe(Child):
         if workers and "TS_DEFAULT_WORKERS_PER_MODEL" not in os.environ:
             environment["TS_DEFAULT_WORKERS_PER_MODEL"] = str(workers)
         self.run(command, "torchserve.log", environment)
-        start_exporter(self)
+        start_exporter(self.versions, self.processes)
 
     def wait_until_ready(self, deadline: float) -> None:
         """Until each worker is READY; /ping is green long before that.
@@ -168,14 +169,18 @@ class TorchServe(Child):
 
     def stop(self, seconds: float = 30) -> None:
         """When nothing waits any more; the gateway's requests have been answered before."""
+        if self.process:
+            self.drain()
+        super().stop(seconds)
+        if self.temporary:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+    def drain(self) -> None:
         if self.alone and not self.ended() and not self.trouble():
             self.wait_for_gateway()
         deadline = time.monotonic() + SECONDS_TO_DRAIN
         while not self.ended() and self.pending() and time.monotonic() < deadline:
             time.sleep(0.1)
-        super().stop(seconds)
-        if self.process:
-            shutil.rmtree(self.temporary, ignore_errors=True)
 
     def pending(self) -> int:
         try:

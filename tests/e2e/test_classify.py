@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -120,6 +121,45 @@ def test_it_waits_for_a_server_that_comes_back(own_server: Server, tmp_path: Pat
     assert {row["label"] for row in read_csv(output)} == {"cat"}
 
 
+def test_when_nobody_reads_any_more_it_ends_quietly_and_asks_no_more(
+    server: Server, tmp_path: Path
+) -> None:
+    photos = cats(tmp_path / "photos", 400)
+    log = server.folder / "logs/gateway.log"
+    before = log.read_text().count("/predict")
+    with subprocess.Popen(
+        [sys.executable, PROGRAM, "--format", "json", *photos], cwd=server.folder,
+        env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as running:  # fmt: skip
+        assert running.stdout
+        assert running.stderr
+        assert json.loads(running.stdout.readline())["file"] == photos[0]
+        running.stdout.close()
+        assert running.wait(60) == 141
+        assert running.stderr.read() == ""
+    assert log.read_text().count("/predict") - before < 200
+
+
+def test_a_full_disk_is_told_in_a_line(server: Server, tmp_path: Path) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    photos = cats(tmp_path / "photos", 3)
+    output = tmp_path / "a.csv"
+    for arguments, message in (
+        (photos, "error: standard output: No space left on device\n"),
+        (["--output", str(output), *photos], f"error: {output}: File too large\n"),
+    ):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                [sys.executable, PROGRAM, *arguments], cwd=server.folder, env=server.environment,
+                stdout=full, stderr=subprocess.PIPE, text=True, preexec_fn=little_room,
+            )  # fmt: skip
+        assert (done.returncode, done.stderr) == (2, message)
+    assert classify(server, "--output", output, *photos).returncode == 0
+    assert [row["file"] for row in read_csv(output)] == photos
+
+
 def test_what_it_can_not_do_is_told_in_a_line(server: Server, tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
     (tmp_path / "empty").mkdir()
@@ -128,7 +168,7 @@ def test_what_it_can_not_do_is_told_in_a_line(server: Server, tmp_path: Path) ->
         (["none.jpg"], "none.jpg: no such photo or folder"),
         ([tmp_path / "empty"], "no photos in this folder"),
         ([CAT, "--output", tmp_path / "mine.csv"], "holds something else; name another file"),
-        ([CAT, "--output", tmp_path / "mine.txt"], "name it .csv or .jsonl"),
+        ([CAT, "--output", tmp_path / "mine.txt"], "can't be resumed; name it .csv or .jsonl"),
         ([CAT, "--output", tmp_path / "no/mine.csv"], "No such file or directory"),
         ([CAT, "--url", nobody], "Connection refused); is it"),
         ([CAT, "--url", server.address("management")], "answers 40"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, needs
 from tests.e2e.conftest import Server
 from tests.test_documents import commands
 
@@ -39,7 +39,7 @@ def checkout(server: Server) -> Iterator[Path]:
     shutil.rmtree(server.folder / ".venv")
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+@needs("curl")
 def test_the_readmes_commands_work_in_their_order(server: Server, checkout: Path) -> None:
     given = [line for line in commands(REPOSITORY / "README.md") if line.startswith(RUN_HERE)]
     assert len(given) > 15

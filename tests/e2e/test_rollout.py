@@ -16,7 +16,7 @@ import requests
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import Server, wait_until
 from tests.e2e.corrupt import HANDLER, corrupt
 from tests.e2e.load import Load
 from training.archive import archive
@@ -130,6 +130,25 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
     assert own_server.serve("--stop").returncode == 0
     assert own_server.serve("--detach").returncode == 0
     assert versions(own_server) == ["2.0"]
+
+
+def test_told_to_end_while_the_canary_is_the_default_it_goes_back(
+    server: Server, tmp_path: Path
+) -> None:
+    command = [
+        sys.executable, PROGRAM, "model_store/catsdogs-2.0.mar", labelled(tmp_path / "photos"),
+        "--canary", "50", "--slower", "100",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=server.folder, env=server.environment, stdout=subprocess.PIPE, text=True
+    ) as rollout:
+        wait_until(lambda: rollout.poll() is not None or versions(server, "") == ["2.0"], 120)
+        rollout.terminate()
+        told, _ = rollout.communicate(timeout=60)
+    assert rollout.returncode == 1, told
+    assert "stopped" in told
+    assert "1.1 goes on\n" in told
+    assert versions(server) == versions(server, "") == ["1.1"]
 
 
 def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: Path) -> None:

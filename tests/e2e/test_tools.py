@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
 from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.conftest import Server, wait_until
 
 PICTURE = str(REPOSITORY / "tests/pictures/cat.jpg")
 
@@ -41,6 +44,101 @@ def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server
     own_server.stop()
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
     assert own_server.serve("--stop").stdout == "catsdogs is not served here\n"
+
+
+def start(server: Server, *options: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, REPOSITORY / "tools/serve", *options], cwd=server.folder,
+        env=server.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def is_held(server: Server, name: str) -> bool:
+    try:
+        with (server.folder / "logs" / name).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def test_of_two_launchers_at_once_the_second_is_refused_and_the_first_can_be_stopped(
+    own_server: Server,
+) -> None:
+    log = own_server.folder / "logs/torchserve.log"
+    with start(own_server, "--detach") as first:
+        wait_until(log.exists)
+        began = log.stat()
+        for options in ([], ["--detach"]):
+            second = own_server.serve(*options)
+            assert second.returncode == 2
+            assert "error: catsdogs is served here already, by process " in second.stderr
+            assert second.stderr.count("\n") == 1
+        assert first.wait(120) == 0, first.stderr
+    assert f"by process {own_server.launcher().pid}\n" in second.stderr
+    assert (log.stat().st_ino, log.stat().st_size >= began.st_size) == (began.st_ino, True)
+    processes = own_server.processes()
+    assert own_server.serve("--stop").stdout == "catsdogs is stopped\n"
+    assert not any(process.is_running() for process in processes)
+
+
+def test_what_is_still_starting_can_be_stopped(own_server: Server) -> None:
+    with start(own_server, "--detach") as launcher:
+        wait_until(lambda: is_held(own_server, "torchserve.lock"))
+        wait_until((own_server.folder / "logs/torchserve.log").exists)
+        assert own_server.serve("--stop").stdout == "catsdogs is stopped\n"
+        assert launcher.wait(30) == 2
+        assert launcher.stderr
+        assert launcher.stderr.read() == "error: it was stopped\n"
+    assert not is_held(own_server, "torchserve.lock")
+    assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
+
+
+def test_one_of_the_two_each_share_a_folder_but_not_with_both(own_server: Server) -> None:
+    with start(own_server, "--only", "gateway") as gateway:
+        wait_until(lambda: is_held(own_server, "gateway.lock"))
+        assert "already, by process" in own_server.serve().stderr
+        with start(own_server, "--only", "torchserve") as torchserve:
+            wait_until(lambda: is_held(own_server, "torchserve.lock"))
+            with start(own_server, "--stop") as stop:
+                assert torchserve.wait(60) == gateway.wait(60) == 0  # or they stay zombies
+                assert stop.communicate(timeout=60) == ("catsdogs is stopped\n", "")
+
+
+def test_a_program_that_is_missing_and_a_log_that_can_not_be_written_are_told_in_a_line(
+    own_server: Server, tmp_path: Path
+) -> None:
+    # An interpreter without caddy beside it.
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin/python"
+    python.symlink_to(Path(sys.executable).resolve())
+    own_server.environment |= {
+        "PATH": "/nowhere", "PYTHONPATH": sysconfig.get_path("purelib"), "CATSDOGS_LOGS": "stdout",
+    }  # fmt: skip
+    serve = [REPOSITORY / "tools/serve", "--only", "gateway"]
+    told = own_server.run(python, *serve)
+    assert told.returncode == 2
+    assert told.stderr == "error: the gateway can't be started: caddy: No such file or directory\n"
+    own_server.environment["LOG_LOCATION"] = "/proc/nowhere"  # as on a file system to be read only
+    for options in (["--only", "gateway"], ["--detach"]):
+        told = own_server.serve(*options)
+        assert told.returncode == 2
+        assert told.stderr.startswith("error: /proc/nowhere: No such file or directory; LOG_LOC")
+
+
+def test_what_torchserve_unpacks_goes_even_where_it_could_not_be_started(
+    own_server: Server,
+) -> None:
+    (own_server.folder / "logs/torchserve.log").mkdir(parents=True)
+    told = own_server.serve()
+    assert told.returncode == 2
+    assert told.stderr.startswith(
+        "error: TorchServe can't be started: logs/torchserve.log: Is a directory"
+    )
+    assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
 
 
 def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server) -> None:

@@ -23,8 +23,13 @@ REFUSED = json.dumps({"time": "2026-11-01T12:00:00.000+00:00", "request_id": "a"
                       "status": 400, "type": "InvalidPhotoException"}) + "\n"  # fmt: skip
 
 
-def join(folder: Path, labels: str, *logs: str) -> subprocess.CompletedProcess[str]:
-    (folder / "labels.csv").write_text(labels)
+LABELS = "request_id,label\na,cat\n"
+WHOLE = gzip.compress("".join(line(str(n), "cat", 0.9) for n in range(100)).encode())
+
+
+def join(folder: Path, labels: str | bytes, *logs: str) -> subprocess.CompletedProcess[str]:
+    content = labels.encode() if isinstance(labels, str) else labels
+    (folder / "labels.csv").write_bytes(content)
     command = [sys.executable, REPOSITORY / "tools/join_feedback", "labels.csv", *logs]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
@@ -67,6 +72,13 @@ def test_compressed_logs_and_a_line_that_is_being_written_are_read(tmp_path: Pat
     assert "all                2" in done.stdout
 
 
+def test_labels_that_excel_has_saved_are_read(tmp_path: Path) -> None:
+    (tmp_path / "photos.log").write_text(line("a", "cat", 0.9))
+    done = join(tmp_path, "\N{BOM}request_id,label\r\na,cat\r\n", "photos.log")
+    assert done.returncode == 0, done.stderr
+    assert "1 labels; left out: 0 without an answer" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("labels", "log", "message"),
     [
@@ -74,16 +86,30 @@ def test_compressed_logs_and_a_line_that_is_being_written_are_read(tmp_path: Pat
         ("request_id,label,photo\na,cat,first\n", "", "must be a number"),
         ("request_id,label\na,cat\n", "no JSON\n", "photos.log, line 1: is no line of photos.log"),
         ("", "", "needs the columns"),
+        (
+            "request_id,label\na,cat\nb\n", "",
+            "labels.csv, line 3: has no request_id or no label",
+        ),
+        ("request_id,label\na,\n", "", "line 2: has no request_id or no label"),
+        ("request_id,label\na,K\xe4tzchen\n".encode("latin-1"), "", "is no CSV in UTF-8"),
+        ("request_id,label\na,cat\n".encode("utf-16"), "", "is no CSV in UTF-8"),
+        ("request_id,label\na," + "c" * 200_000 + "\n", "", "is no CSV in UTF-8"),
+        (LABELS, b"\xff\n", "photos.log: is cut off or damaged"),
+        (LABELS, WHOLE[:40], "photos.log.gz: is cut off or damaged"),
+        (LABELS, WHOLE[:20] + b"\xff" * 9 + WHOLE[29:], "photos.log.gz: is cut off or damaged"),
+        (LABELS, WHOLE[:2] + b"\xff" + WHOLE[3:], "photos.log.gz: is cut off or damaged"),
     ],
-)
-def test_what_is_no_label_or_log_is_named_without_a_traceback(
-    tmp_path: Path, labels: str, log: str, message: str
+)  # fmt: skip
+def test_what_is_no_label_or_log_is_named_in_a_line(
+    tmp_path: Path, labels: str | bytes, log: str | bytes, message: str
 ) -> None:
-    (tmp_path / "photos.log").write_text(log)
-    done = join(tmp_path, labels, "photos.log")
+    content = log.encode() if isinstance(log, str) else log
+    name = "photos.log.gz" if content[:1] == WHOLE[:1] else "photos.log"
+    (tmp_path / name).write_bytes(content)
+    done = join(tmp_path, labels, name)
     assert done.returncode == 2
     assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_labels_without_any_answer_are_no_success(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""tools/rollout before a server that breaks in its midst, as TorchServe can't be made to.
+
+tests/e2e/test_rollout.py has it before real ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PROGRAM = REPOSITORY / "tools/rollout"
+CAT = REPOSITORY / "gateway/page/examples/cat.jpg"
+GARBAGE = (502, b"<html>Bad Gateway</html>")
+
+
+class Stub(http.server.ThreadingHTTPServer):
+    """Management API and gateway in one; what a rule names is answered wrongly, once."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.versions, self.default = {"1.1"}, "1.1"
+        self.rules: list[tuple[str, tuple[int, bytes]]] = []
+
+    def answer(self, asked: str) -> tuple[int, bytes]:
+        for rule in self.rules:
+            if re.fullmatch(rule[0], asked):
+                self.rules.remove(rule)
+                return rule[1]
+        return 200, json.dumps(self.good(asked)).encode()
+
+    def good(self, asked: str) -> Any:
+        method, path, last = asked.split()[0], asked.split()[1], asked.rpartition("/")[2]
+        if "/predictions/" in path:
+            return {"label": "cat", "model_version": self.default if last == "catsdogs" else last}
+        if last == "set-default":
+            self.default = path.split("/")[-2]
+        elif method == "POST":
+            self.versions.add("2.0")
+        elif method == "DELETE":
+            self.versions.remove(last)
+        told = self.versions if last == "all" else [self.default]
+        return [
+            {
+                "modelVersion": version, "workers": [{"id": "1", "pid": 1, "status": "READY"}],
+                "jobQueueStatus": {"pendingRequests": 0},
+            }
+            for version in told
+        ]  # fmt: skip
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Stub
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, body = self.server.answer(f"{self.command} {self.path}")
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_PUT = do_DELETE = do_GET
+
+    def log_message(self, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def write_archive(path: Path, manifest: dict[str, Any]) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
+        file.writestr("weights", bytes(5000))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With versions 1.1 and 2.0, and a photo."""
+    (tmp_path / "config.properties").symlink_to(REPOSITORY / "config.properties")
+    (tmp_path / "model_store").mkdir()
+    for name, version in (("catsdogs", "1.1"), ("catsdogs-2.0", "2.0")):
+        manifest = {"model": {"modelName": "catsdogs", "modelVersion": version}}
+        write_archive(tmp_path / f"model_store/{name}.mar", manifest)
+    (tmp_path / "photos/cat").mkdir(parents=True)
+    shutil.copy(CAT, tmp_path / "photos/cat")
+    return tmp_path
+
+
+def start(folder: Path, stub: Stub, **options: Any) -> subprocess.Popen[str]:
+    environment = os.environ | {
+        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{stub.server_port}",
+        "CATSDOGS_PORT": str(stub.server_port), "CATSDOGS_METRICS_PORT": str(stub.server_port),
+    }  # fmt: skip
+    command = [sys.executable, PROGRAM, "model_store/catsdogs-2.0.mar", "photos", "--watch", "1"]
+    return subprocess.Popen(
+        [*command, "--slower", "100"], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, **options,
+    )  # fmt: skip
+
+
+def is_new(folder: Path) -> bool:
+    store = folder / "model_store"
+    assert sorted(path.name for path in store.iterdir()) == [
+        "catsdogs-2.0.mar", "catsdogs-2.0.mar.sha256", "catsdogs.mar", "catsdogs.mar.sha256"
+    ]  # fmt: skip
+    archive = (store / "catsdogs.mar").read_bytes()
+    digest = hashlib.sha256(archive).hexdigest()
+    assert (store / "catsdogs.mar.sha256").read_text() == f"{digest}  catsdogs.mar\n"
+    return archive == (store / "catsdogs-2.0.mar").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer", "message"),
+    [
+        ("POST .*/2.0", GARBAGE, "no JSON"),
+        ("POST .*/2.0", (200, b"\xff"), "no JSON"),
+        ("POST .*/2.0", (200, b"[]"), "200 []"),
+        ("POST .*/2.0", (200, b"{}"), "2.0 answers 200 {}"),
+        ("POST /predictions/catsdogs", GARBAGE, "no JSON"),
+        ("GET /metrics/gateway", (200, b"\xff"), "can't decode"),
+        ("PUT .*/2.0/set-default", GARBAGE, "502 <html>"),
+        ("PUT .*/2.0/set-default", (200, b"<html>"), "no JSON"),
+        ("GET .*/all", (200, b"[{}]"), "refused"),  # while it loads; see below
+    ],
+)
+def test_whatever_is_answered_the_old_version_goes_on(
+    folder: Path, stub: Stub, asked: str, answer: tuple[int, bytes], message: str
+) -> None:
+    if asked == "GET .*/all":  # the first is asked before anything is begun
+        stub.rules.append((asked, (200, b"[]")))
+    stub.rules.append((asked, answer))
+    with start(folder, stub) as rollout:
+        told, errors = rollout.communicate(timeout=60)
+    assert rollout.returncode == 1, errors
+    assert message in told
+    assert "1.1 goes on\n" in told
+    assert errors == ""
+    assert (stub.default, stub.versions) == ("1.1", {"1.1"})
+    assert not is_new(folder)
+
+
+def test_what_goes_wrong_before_anything_is_begun_is_told_in_a_line(
+    folder: Path, stub: Stub
+) -> None:
+    for asked, answer in (("GET .*", GARBAGE), ("GET .*/all", GARBAGE), ("GET .*", (200, b"[]"))):
+        stub.rules.append((asked, answer))
+        with start(folder, stub) as rollout:
+            told, errors = rollout.communicate(timeout=60)
+        assert (rollout.returncode, told, errors.count("\n")) == (2, "", 1), errors
+    write_archive(folder / "model_store/catsdogs-2.0.mar", {"runtime": "python"})
+    with start(folder, stub) as rollout:
+        errors = rollout.communicate(timeout=60)[1]
+    assert rollout.returncode == 2
+    assert errors.endswith("its manifest tells no model's name and version\n")
+
+
+def test_what_can_not_be_tidied_up_is_told_and_the_new_version_answers(
+    folder: Path, stub: Stub
+) -> None:
+    stub.rules.append(("DELETE .*/1.1", (500, b'{"code": 500}')))
+    with start(folder, stub) as rollout:
+        told, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (1, "")
+    assert "1.1 is registered still; look at http" in told
+    assert told.endswith("2.0 answers\n")
+    assert (stub.default, stub.versions) == ("2.0", {"1.1", "2.0"})
+    assert is_new(folder)
+
+
+def test_where_the_archive_has_no_room_the_next_start_serves_the_old_one(
+    folder: Path, stub: Stub
+) -> None:
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    with start(folder, stub, preexec_fn=little_room) as rollout:
+        told, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (1, "")
+    assert "the next start serves 1.1; look at model_store/catsdogs.mar ([Errno 27]" in told
+    assert told.endswith("2.0 answers\n")
+    assert (stub.default, stub.versions) == ("2.0", {"2.0"})
+    assert not is_new(folder)
+
+
+def test_it_goes_on_when_nobody_reads_its_words_any_more(folder: Path, stub: Stub) -> None:
+    with start(folder, stub) as rollout:
+        assert rollout.stdout
+        rollout.stdout.readline()
+        rollout.stdout.close()
+        assert rollout.wait(60) == 0
+        assert rollout.stderr
+        assert rollout.stderr.read() == ""
+    assert (stub.default, stub.versions) == ("2.0", {"2.0"})
+    assert is_new(folder)
