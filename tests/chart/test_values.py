@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from tests.chart.conftest import CHART, EVERYTHING, needs_helm, pods, render
 from tests.chart.test_chart import OF_THE_OPERATOR, VERSIONS
+from tests.conftest import REPOSITORY
 
 pytestmark = needs_helm
 
@@ -73,6 +75,15 @@ def test_the_autoscaler_looks_at_memory_only_where_it_is_told_to() -> None:
     for values, expected in ({}, ["cpu"]), ({"autoscaling": {"memory": 80}}, ["cpu", "memory"]):
         autoscaler = render(values)["HorizontalPodAutoscaler", "pets-catsdogs"]["spec"]
         assert [metric["resource"]["name"] for metric in autoscaler["metrics"]] == expected
+
+
+def test_the_readmes_own_values_are_taken() -> None:
+    (example,) = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), re.DOTALL)
+    values = yaml.safe_load(example)
+    assert render(values)["Ingress", "pets-catsdogs"]["spec"]["tls"]
+    # As much as the gateway itself takes.
+    body = values["ingress"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert f"max_size {body.removesuffix('m')}MiB" in (REPOSITORY / "gateway/Caddyfile").read_text()
 
 
 def paths(values: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
