@@ -12,6 +12,8 @@ FROM ${BASE} AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Another version than that of requirements.txt, such as torch==2.13.0.
 ARG TORCH=
+# In the place of PyPI, where it can't be reached; pip reads it by this name.
+ARG PIP_INDEX_URL
 WORKDIR /app
 COPY requirements.txt requirements-cpu.txt ./
 RUN python3.11 -m venv /opt/venv \

@@ -15,6 +15,7 @@ CUDA     := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 
             nvidia-nvshmem-cu13 triton
 DOCKER   ?= docker
 RELEASE  ?= catsdogs
+IN        = $(if $(NAMESPACE),--namespace $(NAMESPACE))
 VERSION   = $(shell sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)
 PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
@@ -93,10 +94,10 @@ image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine;
 chart-test: $(DEVELOP) $(HELM) ## test the chart, and run its pod on a Docker engine
 	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/chart tests/image/test_pod.py
 
-deploy: ## install the chart, or upgrade it, and test it: make deploy [RELEASE=catsdogs] [VALUES="--set ..."]
-	helm upgrade --install $(RELEASE) helm/catsdogs --rollback-on-failure --wait --timeout 10m $(VALUES)
-	kubectl rollout status deployment --selector app.kubernetes.io/instance=$(RELEASE) --timeout 5m
-	helm test $(RELEASE)
+deploy: ## install the chart, or upgrade it, and test it: make deploy [RELEASE=catsdogs] [NAMESPACE=...] [VALUES="--set ..."]
+	helm upgrade --install $(RELEASE) helm/catsdogs --rollback-on-failure --wait --timeout 10m $(IN) $(VALUES)
+	kubectl rollout status deployment --selector app.kubernetes.io/instance=$(RELEASE) --timeout 5m $(IN)
+	helm test $(RELEASE) $(IN)
 
 version: ## print the version of the released model
 	@echo $(VERSION)

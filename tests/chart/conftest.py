@@ -49,10 +49,10 @@ def run_helm(*arguments: str | Path, values: dict[str, Any] | None = None) -> st
 
 
 def render(
-    values: dict[str, Any] | None = None, release: str = "pets"
+    values: dict[str, Any] | None = None, release: str = "pets", namespace: str = "default"
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """Manifests by kind and name, the test's pod among them."""
-    text = run_helm("template", release, CHART, values=values)
+    text = run_helm("template", release, CHART, "--namespace", namespace, values=values)
     manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest]
     named = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
     assert len(named) == len(manifests), "two of the same kind have one name"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
@@ -102,8 +104,17 @@ def test_no_port_of_torchserve_is_named_anywhere() -> None:
     assert services["pets-catsdogs-metrics"]["clusterIP"] == "None"
 
 
-def test_a_pod_may_take_long_enough_to_end() -> None:
-    (pod,) = [pod for pod in pods(render()) if len(pod["containers"]) == 2]
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"secondsBeforeStop": 60},
+        {"secondsBeforeStop": 0, "terminationGracePeriodSeconds": 30},
+        {"terminationGracePeriodSeconds": 600},
+    ],
+)
+def test_a_pod_may_take_long_enough_to_end(values: dict[str, Any]) -> None:
+    (pod,) = [pod for pod in pods(render(values)) if len(pod["containers"]) == 2]
     waits = {tuple(c["lifecycle"]["preStop"]["exec"]["command"]) for c in pod["containers"]}
     ((_, before_stop),) = waits
     caddyfile = (REPOSITORY / "gateway/Caddyfile").read_text()
@@ -111,6 +122,7 @@ def test_a_pod_may_take_long_enough_to_end() -> None:
     torchserve = (REPOSITORY / "tools/torchserve.py").read_text()
     drain = int(re.findall(r"SECONDS_TO_DRAIN = (\d+)", torchserve)[0])
     assert pod["terminationGracePeriodSeconds"] > int(before_stop) + grace + 1 + drain + 20
+    assert pod["terminationGracePeriodSeconds"] >= values.get("terminationGracePeriodSeconds", 75)
 
 
 def test_other_settings_are_other_pods() -> None:
@@ -142,41 +154,57 @@ def test_a_canary_is_a_deployment_of_its_own_behind_the_same_service() -> None:
     assert autoscaler["scaleTargetRef"]["name"] == "pets-catsdogs"
 
 
+@pytest.mark.parametrize(
+    ("image", "canary", "expected"),
+    [
+        ({"tag": "1.5"}, {}, "catsdogs:1.5"),
+        ({"digest": f"sha256:{'1' * 64}"}, {"tag": "2.0"}, "catsdogs:2.0"),
+        ({"tag": "1.5"}, {"digest": f"sha256:{'2' * 64}"}, f"catsdogs@sha256:{'2' * 64}"),
+    ],
+)
+def test_a_canary_is_named_by_tag_or_digest(
+    image: dict[str, str], canary: dict[str, str], expected: str
+) -> None:
+    manifests = render({"image": image, "canary": {"enabled": True} | canary})
+    pod = manifests["Deployment", "pets-catsdogs-canary"]["spec"]["template"]["spec"]
+    assert {container["image"] for container in pod["containers"]} == {expected}
+
+
+def test_the_tests_pod_gets_in_where_others_do_not_and_is_none_of_the_services() -> None:
+    guests = [{"namespaceSelector": {"matchLabels": {"team": "guests"}}}]
+    manifests = render({"networkPolicy": {"from": guests}})
+    labels = manifests["Pod", "pets-catsdogs-test"]["metadata"]["labels"]
+    photos, metrics = manifests["NetworkPolicy", "pets-catsdogs"]["spec"]["ingress"]
+    (ours,) = [peer for peer in photos["from"] if peer not in guests]
+    assert ours["podSelector"]["matchLabels"].items() <= labels.items()
+    assert guests[0] in photos["from"]
+    assert "catsdogs/test-of" not in str(metrics)
+    selector = manifests["Service", "pets-catsdogs"]["spec"]["selector"]
+    assert not selector.keys() & labels.keys()
+
+
+def test_the_label_of_the_chart_is_one_whatever_its_version(tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "chart")
+    file = tmp_path / "chart/Chart.yaml"
+    file.write_text(re.sub(r"(?m)^version: .*", "version: 2.0.0-rc.1+build.7", file.read_text()))
+    for manifest in yaml.safe_load_all(run_helm("template", "pets", tmp_path / "chart")):
+        assert manifest["metadata"]["labels"]["helm.sh/chart"] == "catsdogs-2.0.0-rc.1_build.7"
+
+
 def test_the_chart_is_of_the_released_model() -> None:
     card = yaml.safe_load((REPOSITORY / "models/catsdogs.json").read_text())
     assert app_version() == card["version"]
 
 
-def test_rules_and_dashboard_are_those_of_the_monitoring_folder() -> None:
+def test_the_dashboard_and_the_jobs_are_those_of_the_monitoring_folder() -> None:
     manifests = render(EVERYTHING)
-    groups = manifests["PrometheusRule", "pets-catsdogs"]["spec"]["groups"]
     folder = REPOSITORY / "monitoring"
-    files = [folder / f"{name}.yml" for name in ("slo_rules", "drift_rules", "alerts")]
-    assert groups == [g for file in files for g in yaml.safe_load(file.read_text())["groups"]]
     told = manifests["ConfigMap", "pets-catsdogs-dashboard"]["data"]["catsdogs.json"]
     assert told.strip() == (folder / "dashboard.json").read_text().strip()
     jobs = set(re.findall(r"job_name: (\S+)", (folder / "prometheus.yml").read_text()))
-    endpoints = manifests["ServiceMonitor", "pets-catsdogs"]["spec"]["endpoints"]
-    assert {e["relabelings"][0]["replacement"] for e in endpoints} == jobs
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"replica": 3},
-        {"replicas": 0},
-        {"service": {"port": "http"}},
-        {"ingress": {"enabled": True}},
-        {"archive": {"url": "https://models.example.org/x.mar"}},
-        {"archive": {"url": "file:///x.mar", "sha256": "0" * 64}},
-        {"settings": {"PATH": "/x"}},
-        {"torchserve": {"resources": {"requests": {"cpu": "lots"}}}},
-        {"networkPolicy": {"metricsFrom": []}},
-    ],
-)
-def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="specifications of the schema"):
-        render(values)
+    monitor = manifests["ServiceMonitor", "pets-catsdogs"]["spec"]
+    assert {e["relabelings"][0]["replacement"] for e in monitor["endpoints"]} == jobs
+    assert monitor["podTargetLabels"] == ["app.kubernetes.io/component"]
 
 
 def test_notes_tell_commands_of_this_release() -> None:

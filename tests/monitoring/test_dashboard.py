@@ -94,4 +94,6 @@ def test_each_alert_says_how_urgent_it_is_and_where_its_runbook_is() -> None:
         assert re.fullmatch(r"\d+[mh]", alert["for"])
         assert alert["labels"]["severity"] in ("page", "ticket")
         assert alert["annotations"]["summary"].endswith(".")
-        assert alert["annotations"]["runbook"] == f"monitoring/RUNBOOK.md#{alert['alert'].lower()}"
+        assert (
+            alert["annotations"]["runbook_url"] == f"monitoring/RUNBOOK.md#{alert['alert'].lower()}"
+        )

@@ -33,7 +33,7 @@ def test_each_alert_but_those_of_drift_is_tested() -> None:
     for group in ALERTS:
         if group["name"] != "drift":
             for rule in group["rules"]:
-                assert f'alertname="{rule["alert"]}"' in tested
+                assert f'ALERTS{{alertname="{rule["alert"]}", alertstate="firing"' in tested
 
 
 def test_the_rules_of_drift_are_those_of_the_released_weights() -> None:

@@ -43,14 +43,13 @@ spec:
       enableServiceLinks: false
       {{- with $values.imagePullSecrets }}
       imagePullSecrets:
-        {{- range . }}
-        - name: {{ . }}
-        {{- end }}
+        {{- include "catsdogs.pullSecrets" . | trim | nindent 8 }}
       {{- end }}
       {{- with $values.priorityClassName }}
-      priorityClassName: {{ . }}
+      priorityClassName: {{ . | quote }}
       {{- end }}
-      terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+      # Once told to end, 21 s of the gateway and 20 s of TorchServe, and some.
+      terminationGracePeriodSeconds: {{ max $values.terminationGracePeriodSeconds (add $values.secondsBeforeStop 70) }}
       securityContext:
         runAsNonRoot: true
         runAsUser: 10001
@@ -60,14 +59,12 @@ spec:
       {{- if .archive.url }}
       initContainers:
         - name: archive
-          image: {{ .image }}
+          image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           command: [python, tools/fetch]
           args: [{{ .archive.url | quote }}, {{ .archive.sha256 | quote }}, /archive]
           securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {drop: [ALL]}
+            {{- include "catsdogs.locked" . | nindent 12 }}
           resources:
             requests: {cpu: 100m, memory: 64Mi}
             limits: {cpu: 500m, memory: 128Mi}
@@ -77,7 +74,7 @@ spec:
       containers:
         # Told to end at the same time, it waits until the gateway has no client left.
         - name: torchserve
-          image: {{ .image }}
+          image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: [--only, torchserve]
           envFrom:
@@ -99,9 +96,7 @@ spec:
             preStop:
               exec: {command: [sleep, {{ $values.secondsBeforeStop | quote }}]}
           securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {drop: [ALL]}
+            {{- include "catsdogs.locked" . | nindent 12 }}
           resources:
             {{- toYaml $values.torchserve.resources | nindent 12 }}
           volumeMounts:
@@ -110,7 +105,7 @@ spec:
             - {name: archive, mountPath: /app/model_store, readOnly: true}
             {{- end }}
         - name: gateway
-          image: {{ .image }}
+          image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: [--only, gateway]
           envFrom:
@@ -119,7 +114,7 @@ spec:
           env:
             - name: CATSDOGS_API_KEYS
               valueFrom:
-                secretKeyRef: {name: {{ $values.apiKeys.existingSecret }}, key: {{ $values.apiKeys.key }}}
+                secretKeyRef: {name: {{ $values.apiKeys.existingSecret | quote }}, key: {{ $values.apiKeys.key | quote }}}
           {{- end }}
           ports:
             - {name: http, containerPort: 8000}
@@ -141,9 +136,7 @@ spec:
             failureThreshold: 3
           lifecycle: *leaving
           securityContext:
-            allowPrivilegeEscalation: false
-            readOnlyRootFilesystem: true
-            capabilities: {drop: [ALL]}
+            {{- include "catsdogs.locked" . | nindent 12 }}
           resources:
             {{- toYaml $values.gateway.resources | nindent 12 }}
           volumeMounts:
@@ -161,7 +154,7 @@ spec:
           emptyDir: {sizeLimit: 1Gi}
         {{- else if .archive.existingClaim }}
         - name: archive
-          persistentVolumeClaim: {claimName: {{ .archive.existingClaim }}, readOnly: true}
+          persistentVolumeClaim: {claimName: {{ .archive.existingClaim | quote }}, readOnly: true}
         {{- end }}
       {{- with $values.nodeSelector }}
       nodeSelector:
@@ -188,4 +181,18 @@ spec:
               {{- include "catsdogs.selector" $root | nindent 14 }}
         {{- end }}
         {{- end }}
+{{- end }}
+
+{{/* The securityContext of every container. */}}
+{{- define "catsdogs.locked" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{/* Names, or objects with a name, as other charts want them. */}}
+{{- define "catsdogs.pullSecrets" -}}
+{{- range . }}
+- {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}
+{{- end }}
 {{- end }}

@@ -23,13 +23,28 @@ app.kubernetes.io/name: {{ include "catsdogs.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{/* A label takes no "+", with which a version's build begins. */}}
+{{- define "catsdogs.chart" -}}
+{{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end }}
+
 {{- define "catsdogs.labels" -}}
 {{ include "catsdogs.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | quote }}
+helm.sh/chart: {{ include "catsdogs.chart" . | quote }}
 {{- end }}
 
 {{- define "catsdogs.image" -}}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ with .Values.image.digest }}@{{ . }}{{ end }}
+{{- end }}
+
+{{/* By a tag or a digest of its own, or the image of the others. */}}
+{{- define "catsdogs.canaryImage" -}}
+{{- $canary := .Values.canary }}
+{{- if or $canary.tag $canary.digest -}}
+{{ .Values.image.repository }}{{ with $canary.tag }}:{{ . }}{{ end }}{{ with $canary.digest }}@{{ . }}{{ end }}
+{{- else -}}
+{{ include "catsdogs.image" . }}
+{{- end }}
 {{- end }}
