@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.params import UsageError, load_params
+from training.errors import UsageError
+from training.params import load_params
 
 # Each command imports what it needs, so that serving needs nothing of training's packages.
 
@@ -142,8 +143,9 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.card import FIGURES, summary, write_between_marks, write_model_card
+    from training.card import FIGURES, summary, write_model_card
     from training.drift import write_drift_rules
+    from training.markdown import write_between_marks
     from training.weights import release
 
     card = release(options.run, options.weights, options.version)

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from handler.catsdogs_handler import CatsDogsHandler
 from handler.integrity import sha256_of
 from handler.photo import SIDE
-from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
+from training.checkpoint import BEST, CARD, CHECKPOINT, read_run
 from training.data import Split
 from training.drift import reference
 from training.epoch import split_logits, split_outputs
+from training.errors import UsageError
 from training.figures import (
     accuracy_of,
     agreement,
@@ -32,10 +33,11 @@ from training.figures import (
     fit_temperature,
     reliability,
 )
+from training.files import load_torch, write_json
 from training.hardware import device
 from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
-from training.params import EvaluateParams, TrainParams, UsageError
+from training.params import EvaluateParams, TrainParams
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges

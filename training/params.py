@@ -8,14 +8,7 @@ from typing import Any
 
 import yaml
 
-
-class UsageError(Exception):
-    """Something the user gave is wrong; the message names it and the remedy."""
-
-
-def one_line(error: Exception) -> str:
-    """The error's message on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+from training.errors import UsageError, one_line
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from torch import nn
 from tqdm import tqdm
 
 from handler.photo import SIDE
-from training.checkpoint import load_torch, write_atomically
 from training.data import Split, write_csv
-from training.params import TeachParams, UsageError
+from training.errors import UsageError
+from training.files import load_torch, write_atomically
+from training.params import TeachParams
 
 LESSON = "lesson.pt"  # what `teach` learned of the training photos
 DISPUTED = "disputed.csv"  # photos whose label the teacher disputes

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from handler.integrity import sha256_of
-from training.checkpoint import BEST, CARD, load_torch, read_json, write_atomically, write_json
+from training.checkpoint import BEST, CARD
+from training.errors import UsageError, one_line
+from training.files import load_torch, read_json, write_atomically, write_json
 from training.model import SimpleCNN, State, load_network
-from training.params import UsageError, one_line
 
 CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",

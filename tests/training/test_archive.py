@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.archive import archive
-from training.params import UsageError
+from training.errors import UsageError
 from training.weights import next_version, release
 
 

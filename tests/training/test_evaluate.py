@@ -10,10 +10,11 @@ import torch
 
 from training.checkpoint import BEST, CARD
 from training.data import Split
+from training.errors import UsageError
 from training.evaluate import METRICS, evaluate, slices
 from training.model import SimpleCNN
 from training.not_pets import not_pets
-from training.params import Params, UsageError
+from training.params import Params
 from training.weights import check_weights
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.params import UsageError, load_params
+from training.errors import UsageError
+from training.params import load_params
 
 
 def changed(tmp_path: Path, section: str, **values: object) -> Path:
