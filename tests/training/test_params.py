@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
 from training.errors import UsageError
-from training.params import load_params
+from training.params import Params, load_params
 
 
 def changed(tmp_path: Path, section: str, **values: object) -> Path:
@@ -48,6 +49,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
         ("train", "mixup", -0.1),
         ("train", "small_side", 32),
         ("prepare", "test_share", 2.0),
+        ("evaluate", "familiar_share", 95),  # in percent, nothing would be strange
+        ("evaluate", "range_photos", 0),  # no photos, no int8
     ],
 )
 def test_a_value_outside_its_range_is_refused(
@@ -55,6 +58,14 @@ def test_a_value_outside_its_range_is_refused(
 ) -> None:
     with pytest.raises(UsageError, match=f"section {section}: {name} "):
         load_params(changed(tmp_path, section, **{name: value}))
+
+
+def test_every_number_has_a_range() -> None:
+    sections = get_type_hints(Params).values()
+    numbers = [
+        field for section in sections for field in fields(section) if "str" not in field.type
+    ]
+    assert [field.name for field in numbers if "range" not in field.metadata] == []
 
 
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
