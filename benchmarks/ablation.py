@@ -27,10 +27,10 @@ from training import markdown
 from training.augment import recompress
 from training.checkpoint import BEST
 from training.data import Split
-from training.epoch import split_logits
 from training.files import load_torch, write_json
 from training.hardware import autocast
 from training.model import SimpleCNN, load_network, normalise
+from training.outputs import split_logits
 from training.params import TrainParams, load_params
 from training.train import excluded_photos, train
 

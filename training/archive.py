@@ -20,9 +20,8 @@ from handler.integrity import sha256_of
 from training.errors import UsageError
 from training.files import write_json
 from training.model import load_classifier
-from training.weights import check_version, check_weights
+from training.weights import MODEL_NAME, check_version, check_weights
 
-MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
 MODULES = (
     "handler/__init__.py",

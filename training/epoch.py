@@ -1,4 +1,4 @@
-"""One pass over the training photos, and one over the validation photos."""
+"""One pass over the training photos."""
 
 from __future__ import annotations
 
@@ -145,31 +145,6 @@ def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
     if pictures.shape[-1] == side:
         return pictures
     return F.interpolate(pictures.float(), (side, side), mode="bilinear", antialias=True)
-
-
-def split_logits(
-    model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, classes), float32, and labels (N,), int64, of a split in its order.
-
-    `exact` computes in float32 throughout, as the server's eager backend does.
-    """
-    return split_outputs(model, split, params, exact=exact)[1:]
-
-
-@torch.inference_mode()
-def split_outputs(
-    model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The averages of the last maps (N, 256), float32, before what `split_logits` gives."""
-    model.eval()
-    averages, logits = [], []
-    for photos in split.batches(params.batch_size):
-        with autocast(enabled=not exact):
-            maps = model.maps(normalise(photos.to(device()), params.mean, params.std))
-            averages.append(maps.float().mean((2, 3)).cpu())
-            logits.append(model.head(maps).float().cpu())
-    return torch.cat(averages), torch.cat(logits), torch.tensor(split.labels)
 
 
 def batch_size(split: Split, params: TrainParams) -> int:

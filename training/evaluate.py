@@ -21,7 +21,6 @@ from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, CHECKPOINT, read_run
 from training.data import Split
 from training.drift import reference
-from training.epoch import split_logits, split_outputs
 from training.errors import UsageError
 from training.figures import (
     accuracy_of,
@@ -37,6 +36,7 @@ from training.files import load_torch, write_json
 from training.hardware import device
 from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
+from training.outputs import split_logits, split_outputs
 from training.params import EvaluateParams, TrainParams
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 
 from training.checkpoint import BEST, HISTORY, read_run
 from training.data import Split
-from training.epoch import split_logits
 from training.figures import confidences, confusion, reliability
 from training.hardware import device
 from training.model import Classifier, load_network
+from training.outputs import split_logits
 from training.params import TrainParams
 from training.plots import plot_confusion, plot_history, plot_mistakes, plot_reliability
 from training.train import Log

@@ -18,10 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
-from training.epoch import Objective, split_logits, steps_in_epoch, train_one_epoch
+from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.errors import UsageError
 from training.hardware import device, keep_freed_memory
 from training.model import SimpleCNN
+from training.outputs import split_logits
 from training.params import TrainParams
 from training.several import joined, number, shared
 from training.teacher import FEATURES, MAPS, Teacher, load_lesson

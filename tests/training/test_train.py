@@ -13,10 +13,10 @@ from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.data import INDEX, Split
-from training.epoch import split_logits
 from training.errors import UsageError
 from training.files import load_torch
 from training.model import load_network
+from training.outputs import split_logits
 from training.params import Params, TrainParams
 from training.train import excluded_photos, moving_average, new_training, train
 
