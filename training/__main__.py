@@ -138,7 +138,7 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate, format_figures
 
-    card = evaluate(options.index, options.run, load_params(options.params).evaluate)
+    card = evaluate(options.index, options.run, load_params(options.params))
     print(format_figures(card["figures"]["test"]))
 
 

@@ -9,6 +9,7 @@ validation accuracy that `train` prints, so that the test split stays unseen.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from training.hardware import device
 from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
 from training.outputs import split_logits, split_outputs
-from training.params import EvaluateParams, TrainParams
+from training.params import Params, TrainParams
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges
@@ -47,7 +48,7 @@ METRICS = "metrics.json"  # the chief numbers of best.json
 UNRELEASED = "0.0"  # the version of weights that are not released
 
 
-def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
+def evaluate(index: Path, run: Path, params: Params) -> dict[str, Any]:
     """Write best.json, metrics.json and two plots into `run`; return what the first holds.
 
     Raises UsageError when the run has no weights or was trained on other photos than the index.
@@ -61,12 +62,14 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     averages, logits, labels = split_outputs(network, validation, train_params, exact=True)
     usual = [row.tolist() for row in (averages.mean(0), averages.std(0).clamp_min(1e-6))]
     strange = strangeness(averages, *usual).numpy()
-    limit = float(np.quantile(strange, params.familiar_share))
+    limit = float(np.quantile(strange, params.evaluate.familiar_share))
     temperature = fit_temperature(logits, labels)
     calibrated = logits / temperature
     confidence, right = confidences(calibrated, labels)
     familiar = strange <= limit
-    threshold = certain_threshold(confidence[familiar], right[familiar], params.certain_accuracy)
+    threshold = certain_threshold(
+        confidence[familiar], right[familiar], params.evaluate.certain_accuracy
+    )
     card: dict[str, Any] = {
         "version": UNRELEASED,
         "classes": about["classes"],
@@ -77,7 +80,7 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "threshold": threshold,
         "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
         "activation_ranges": activation_ranges(
-            network, Split(index, "train"), params.range_photos, train_params
+            network, Split(index, "train"), params.evaluate.range_photos, train_params
         ),
         "reference": reference(validation, confidence, calibrated.argmax(1).tolist()),
         "sha256": sha256_of(run / BEST),
@@ -104,7 +107,7 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         "backend": handler.backend,
     }
     measured["not_a_pet"] = not_a_pet(handler)
-    card |= {"figures": measured, "training": about}
+    card |= {"figures": measured, "training": about, "params": told(params)}
     write_json(run / CARD, card)
     write_json(run / METRICS, chief_figures(card))
     plot_confusion(measured["test"]["confusion"], test.classes, run / "confusion.png")
@@ -116,6 +119,15 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
         run / "reliability.png",
     )
     return card
+
+
+def told(params: Params) -> dict[str, Any]:
+    """The parameters that the model card tells, beside those of training."""
+    return {
+        "data": {"about": params.data.about, "limits": params.data.limits},
+        "prepare": asdict(params.prepare),
+        "evaluate": asdict(params.evaluate),
+    }
 
 
 def half_precision_cost(run: Path, split: Split, params: TrainParams) -> dict[str, Any] | None:

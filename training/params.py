@@ -1,4 +1,4 @@
-"""The numbers of `params.yaml` as frozen dataclasses, one a section."""
+"""What `params.yaml` holds as frozen dataclasses, one a section."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def within(low: float, high: float) -> dict[str, tuple[float, float]]:
 class DataParams:
     folder: str
     classes: list[str]  # folders to take; of none, all
+    about: str  # where the photos come from, for the model card
+    limits: str  # what a model of them can't be expected to know, likewise
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",
     "activation_ranges", "reference", "sha256",
 }  # fmt: skip
+RELEASE_KEYS = {"figures", "training", "params"}  # what the model card is written from
 
 
 def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
@@ -32,6 +33,8 @@ def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
     if not (run / CARD).is_file():
         raise UsageError(f"{run / CARD}: missing; run `python -m training evaluate {run}`")
     card = check_weights(run / BEST)
+    if not card.keys() >= RELEASE_KEYS:
+        raise UsageError(f"{run / CARD}: of another version; `python -m training evaluate {run}`")
     card_file = weights.with_suffix(".json")
     card["version"] = check_version(version) if version is not None else next_version(card_file)
     weights.parent.mkdir(parents=True, exist_ok=True)

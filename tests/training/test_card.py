@@ -18,3 +18,31 @@ def test_the_readme_has_the_figures_of_the_released_weights() -> None:
     text = (REPOSITORY / "README.md").read_text()
     marked = text.split(f"<!-- {FIGURES} -->")[1].split(f"<!-- end of {FIGURES} -->")[0]
     assert marked.strip() == summary(CARD)
+
+
+def test_of_other_photos_the_model_card_says_what_their_parameters_say(tmp_path: Path) -> None:
+    data = {"about": "Photos of the zoo.", "limits": "By daylight."}
+    params = {
+        "data": data,
+        "prepare": {"look_alike_distance": 9},
+        "evaluate": {"certain_accuracy": 0.9, "familiar_share": 0.875},
+    }
+    training = CARD["training"] | {"machine": "8 cores without a GPU", "before": None}
+    other = {"classes": ["fox", "hare", "wolf"], "params": params, "training": training}
+    write_model_card(CARD | other, tmp_path / "card.md")
+    text = " ".join((tmp_path / "card.md").read_text().split())
+    for told in (
+        *data.values(),
+        "at most 9 of 64",
+        "on 90 % of",
+        "as 87.5 % of",
+        "hours on 8 cores",
+    ):
+        assert told in text
+    assert not [word for word in ("Kaggle", "shelters", "2 cores", "`cat`") if word in text]
+
+
+def test_a_run_of_a_version_that_did_not_tell_its_machine_has_a_card_too(tmp_path: Path) -> None:
+    training = {name: value for name, value in CARD["training"].items() if name != "machine"}
+    write_model_card(CARD | {"training": training | {"before": None}}, tmp_path / "card.md")
+    assert "Training took 1.4 hours. The" in (tmp_path / "card.md").read_text()

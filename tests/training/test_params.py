@@ -71,7 +71,7 @@ def test_every_number_has_a_range() -> None:
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "prepare: {seed: 1}\ndata: {folder: x, classes: []}\n"
+        "prepare: {seed: 1}\ndata: {folder: x, classes: [], about: x, limits: x}\n"
         "teach: {}\ntrain: {}\nfinetune: {}\nevaluate: {}\n"
     )
     with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):
