@@ -29,21 +29,12 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
     side = params.small_side if epoch < params.small_epochs else SIDE
     training.model.train()
     sums: dict[str, float] = defaultdict(float)
-    steps = steps_in_epoch(split, params)
-    size = batch_size(split, params) * processes()
-    order = share_of(torch.randperm(len(split))[: steps * size].view(steps, size))
-    if number():  # the same order everywhere, but changes and dropout of its own
-        torch.manual_seed(torch.initial_seed() + number())
+    order = order_of_epoch(split, params)
     title = f"epoch {epoch + 1}/{params.epochs}"
     bar = tqdm(order, desc=title, unit_scale=order.shape[1], unit="photo", mininterval=1)
     started = loaded = time.perf_counter()
     for step, numbers in enumerate(bar, start=1):
-        numbers = numbers.sort().values  # neighbours on the disk, should it come from there
-        labels = torch.tensor([split.labels[number] for number in numbers])
-        photos = augment(split.pixel_batch(numbers.tolist()), params, strength)
-        targets = F.one_hot(labels, len(split.classes)).float()
-        if torch.rand(()) < strength * params.mixup:
-            photos, targets = mixup(photos, targets)
+        photos, targets = changed_batch(split, numbers, params, strength)
         sums["loading"] += time.perf_counter() - loaded
         for name, value in train_one_step(training, photos, targets, side, teacher).items():
             sums[name] += value
@@ -54,7 +45,7 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
         {
             "loading_share": sums.pop("loading") / seconds,
             "accuracy": sums.pop("right") / order.numel(),
-            **{name: value / steps for name, value in sums.items()},
+            **{name: value / len(order) for name, value in sums.items()},
         }
     )
     return {
@@ -63,6 +54,28 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
         "photos_per_second": order.numel() * processes() / seconds,
         **figures,
     }
+
+
+def order_of_epoch(split: Split, params: TrainParams) -> torch.Tensor:
+    """Photo numbers of each step (steps, photos), at random; those of this process."""
+    steps, size = steps_in_epoch(split, params), batch_size(split, params) * processes()
+    order = share_of(torch.randperm(len(split))[: steps * size].view(steps, size))
+    if number():  # the same order everywhere, but changes and dropout of its own
+        torch.manual_seed(torch.initial_seed() + number())
+    return order
+
+
+def changed_batch(
+    split: Split, numbers: torch.Tensor, params: TrainParams, strength: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Photos (N, 3, 224, 224), 0 to 255, changed at random, and their targets (N, classes)."""
+    numbers = numbers.sort().values  # neighbours on the disk, should it come from there
+    labels = torch.tensor([split.labels[number] for number in numbers])
+    photos = augment(split.pixel_batch(numbers.tolist()), params, strength)
+    targets = F.one_hot(labels, len(split.classes)).float()
+    if torch.rand(()) < strength * params.mixup:
+        photos, targets = mixup(photos, targets)
+    return photos, targets
 
 
 def mixup(photos: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,9 +105,9 @@ def train_one_step(
     if lesson:
         share = params.teacher_labels
         loss = (1 - share) * label_loss + share * F.cross_entropy(logits, lesson[2].to(device()))
-        loss = loss + lesson_loss
+    loss = loss + lesson_loss
     training.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     training.optimizer.step()
     training.schedule.step()
     training.average.update_parameters(training.model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from training.data import Split
@@ -10,21 +12,30 @@ from training.model import SimpleCNN, normalise
 from training.params import TrainParams
 
 
+class Outputs(NamedTuple):
+    """Of the photos of a split, in its order."""
+
+    averages: torch.Tensor  # of the last maps (N, 256), float32
+    logits: torch.Tensor  # (N, classes), float32
+    labels: torch.Tensor  # (N,), int64
+
+
 def split_logits(
     model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (N, classes), float32, and labels (N,), int64, of a split in its order.
-
-    `exact` computes in float32 throughout, as the server's eager backend does.
-    """
-    return split_outputs(model, split, params, exact=exact)[1:]
+    """Logits and labels of `split_outputs`."""
+    outputs = split_outputs(model, split, params, exact=exact)
+    return outputs.logits, outputs.labels
 
 
 @torch.inference_mode()
 def split_outputs(
     model: SimpleCNN, split: Split, params: TrainParams, *, exact: bool = False
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The averages of the last maps (N, 256), float32, before what `split_logits` gives."""
+) -> Outputs:
+    """What `model` says to all photos of `split`.
+
+    `exact` computes in float32 throughout, as the server's eager backend does.
+    """
     model.eval()
     averages, logits = [], []
     for photos in split.batches(params.batch_size):
@@ -32,4 +43,4 @@ def split_outputs(
             maps = model.maps(normalise(photos.to(device()), params.mean, params.std))
             averages.append(maps.float().mean((2, 3)).cpu())
             logits.append(model.head(maps).float().cpu())
-    return torch.cat(averages), torch.cat(logits), torch.tensor(split.labels)
+    return Outputs(torch.cat(averages), torch.cat(logits), torch.tensor(split.labels))

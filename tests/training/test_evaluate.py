@@ -11,7 +11,8 @@ import torch
 from training.checkpoint import BEST, CARD
 from training.data import Split
 from training.errors import UsageError
-from training.evaluate import METRICS, evaluate, slices
+from training.evaluate import METRICS, evaluate
+from training.measure import slices
 from training.model import SimpleCNN
 from training.not_pets import not_pets
 from training.params import Params
