@@ -11,12 +11,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from training.distributed import world_size
 from training.errors import UsageError, one_line
 from training.files import load_torch, read_json, write_atomically, write_json
 from training.hardware import machine
 from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams
-from training.several import processes
 
 CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
@@ -57,7 +57,7 @@ def save_epoch(run: Path, training: Training) -> None:
         "before": training.before,
     }
     seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
-    where = machine(processes())
+    where = machine(world_size())
     write_json(run / RUN_FILE, made_with | {"seconds": seconds, "machine": where, "best": best})
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
     checkpoint = made_with | {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
@@ -66,8 +66,12 @@ class Body(nn.Module):
         return maps, net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
 
 
-# What it sees in photos: maps, features, probabilities.
-Lesson = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+class Seen(NamedTuple):
+    """What the teacher sees in photos."""
+
+    maps: torch.Tensor  # (N, 112, 14, 14), each channel with mean 0 and variance 1 over training
+    features: torch.Tensor  # (N, 1280), likewise
+    probabilities: torch.Tensor  # (N, classes)
 
 
 class Teacher:
@@ -77,17 +81,13 @@ class Teacher:
         self.scales = scales
         self.body = compiled_body()
 
-    def __call__(self, photos: torch.Tensor) -> Lesson:
-        """What to learn of photos (N, 3, 224, 224), float32 from 0 to 255.
-
-        Maps (N, 112, 14, 14) and features (N, 1280), each with mean 0 and variance 1 over
-        the training photos, and probabilities (N, classes).
-        """
+    def __call__(self, photos: torch.Tensor) -> Seen:
+        """What to learn of photos (N, 3, 224, 224), float32 from 0 to 255."""
         maps, features = (torch.from_numpy(out) for out in self.body(photos.numpy()).values())
         maps = (maps - self.scales["maps_mean"]) / self.scales["maps_std"]
         features = (features - self.scales["features_mean"]) / self.scales["features_std"]
         logits = features @ self.scales["weight"].T + self.scales["bias"]
-        return maps, features, logits.softmax(dim=1)
+        return Seen(maps, features, logits.softmax(dim=1))
 
 
 def compiled_body() -> openvino.CompiledModel:

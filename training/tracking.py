@@ -135,10 +135,10 @@ def register(model: Classifier, split: Split, accuracy: float) -> None:
         "registered_model_name": MODEL,
     }
     logged = mlflow.pytorch.log_model(model, name="model", **schema)
-    crown(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
+    make_champion(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
 
 
-def crown(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
+def make_champion(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
     """Make `version` the champion, unless one with a higher validation accuracy is."""
     client.set_model_version_tag(MODEL, version, "validation_accuracy", str(accuracy))
     if accuracy >= champion_accuracy(client):

@@ -18,13 +18,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
+from training.distributed import joined, rank, shared
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.errors import UsageError
 from training.hardware import device, keep_freed_memory
 from training.model import SimpleCNN
 from training.outputs import split_logits
 from training.params import TrainParams
-from training.several import joined, number, shared
 from training.teacher import FEATURES, MAPS, Teacher, load_lesson
 
 Log = Callable[[dict[str, float]], None]
@@ -69,7 +69,7 @@ def train(
         if not replace:
             raise
     run.mkdir(parents=True, exist_ok=True)
-    with tracker if number() == 0 else nullcontext() as log:
+    with tracker if rank() == 0 else nullcontext() as log:
         for epoch in range(len(training.history), params.epochs):
             # Seeded by epoch, so that a resumed run sees the same order, changes and dropout.
             torch.manual_seed(params.seed * 1_000_000 + epoch)
