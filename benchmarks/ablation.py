@@ -23,13 +23,14 @@ from statistics import mean, stdev
 import torch
 import torch.nn.functional as F
 
+from training import markdown
 from training.augment import recompress
-from training.card import write_between_marks
-from training.checkpoint import BEST, load_torch, write_json
+from training.checkpoint import BEST
 from training.data import Split
-from training.epoch import split_logits
+from training.files import load_torch, write_json
 from training.hardware import autocast
 from training.model import SimpleCNN, load_network, normalise
+from training.outputs import split_logits
 from training.params import TrainParams, load_params
 from training.train import excluded_photos, train
 
@@ -73,7 +74,7 @@ def main() -> None:
             print(f"{name} (seed {params.seed})", file=sys.stderr)
             results[name] = run(options.index, options.lesson, params)
             write_json(RESULT, results)
-    write_between_marks(DOCUMENT, MARK, table(results))
+    markdown.write_between_marks(DOCUMENT, MARK, table(results))
 
 
 def planned(ours: TrainParams) -> list[tuple[str, TrainParams]]:
@@ -126,19 +127,18 @@ def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> floa
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """The rows in Markdown, and the spread over seeds below them."""
-    lines = ["| recipe | validation | worn |", "| --- | --- | --- |"]
-    for name in ROWS:
-        row = results[name]
-        shares = f"{100 * row['accuracy']:.1f} % | {100 * row['worn_accuracy']:.1f} %"
-        lines.append(f"| {name} | {shares} |")
+    keys = ("accuracy", "worn_accuracy")
+    rows = [[name, *(markdown.percent(results[name][key]) for key in keys)] for name in ROWS]
     seeds = [results[WHOLE]] + [results[f"{WHOLE}, seed {seed}"] for seed in SEEDS[1:]]
     told = []
-    for key in ("accuracy", "worn_accuracy"):
+    for key in keys:
         shares = [100 * row[key] for row in seeds]
         told.append(f"{mean(shares):.1f} ± {stdev(shares):.1f} %")
-    lines += ["", f"The last row over {len(seeds)} seeds, mean ± standard deviation: {told[0]} on"]
-    lines += [f"validation, {told[1]} worn."]
-    return "\n".join(lines)
+    return f"""\
+{markdown.table(["recipe", "validation", "worn"], rows)}
+
+The last row over {len(seeds)} seeds, mean ± standard deviation: {told[0]} on
+validation, {told[1]} worn."""
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from benchmarks.machine import processor
 from benchmarks.serving import PHOTO, wrk
 from tests.conftest import REPOSITORY
 from tests.e2e.conftest import Server, temporary_server
-from training.card import write_between_marks
+from training.markdown import write_between_marks
 
 MARK = "bulk, written by `python -m benchmarks.classify`"
 DOCUMENT = REPOSITORY / "docs/deploy.md"

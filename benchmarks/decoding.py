@@ -22,7 +22,7 @@ from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, large_photo
 from handler.photo import SIDE, decode_photo
-from training.card import write_between_marks
+from training.markdown import table, write_between_marks
 
 MARK = "decoding, written by `python -m benchmarks.decoding`"
 REPEATS = 9
@@ -57,14 +57,13 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    head = ["photo", "MB", *DECODERS]
-    rows = [head, ["---"] * len(head)]
+    rows = []
     for name, data in photos().items():
         cells = [cell(data, decode) if "JPEG" in name else "" for decode in DECODERS.values()]
         if "JPEG" not in name:
             cells[0] = cell(data, decode_photo)
         rows.append([name, f"{len(data) / 1e6:.2f}", *cells])
-    text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    text = table(["photo", "MB", *DECODERS], rows)
     print(text)
     note = (
         f"Least of {REPEATS} on one core of {processor()}; in brackets the mean distance from ours."

@@ -21,9 +21,9 @@ from tqdm import tqdm
 from handler.catsdogs_handler import CatsDogsHandler
 from handler.quantities import bin_of, quantities
 from tests.monitoring.traffic import CARD, PER_STEP, STEP, firing
-from training.card import percent, table, write_between_marks
-from training.checkpoint import write_json
 from training.data import Split
+from training.files import write_json
+from training.markdown import percent, table, write_between_marks
 from training.predict import load_handler
 
 ROOT = Path(__file__).parent.parent

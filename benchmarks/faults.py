@@ -29,8 +29,8 @@ from tests.e2e.conftest import Server, new_server
 from tests.e2e.corrupt import CORRUPTIONS, corrupt
 from tests.e2e.load import LATE, Load, is_whole
 from training.archive import archive
-from training.card import table, write_between_marks
-from training.checkpoint import write_json
+from training.files import write_json
+from training.markdown import table, write_between_marks
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")

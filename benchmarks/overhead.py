@@ -20,7 +20,7 @@ from benchmarks.peers.servers import REPOSITORY, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, wrk
 from benchmarks.sweep import OURS
-from training.card import write_between_marks
+from training.markdown import table, write_between_marks
 
 MARK = "overhead, written by `python -m benchmarks.overhead`"
 CLIENTS, SECONDS = 16, 20
@@ -48,9 +48,8 @@ def main() -> None:
         "load generator": 1e3 * generator / photos,
         "idle": whole - sum(taken.values()) - 1e3 * generator / photos,
     }
-    lines = ["|  | ms a photo |", "| --- | --- |"]
-    lines += [f"| {name} | {milliseconds:.2f} |" for name, milliseconds in rows.items()]
-    text = "\n".join([f"{CLIENTS} clients on {processor()}.\n", *lines])
+    lines = [[name, f"{milliseconds:.2f}"] for name, milliseconds in rows.items()]
+    text = f"{CLIENTS} clients on {processor()}.\n\n{table(['', 'ms a photo'], lines)}"
     print(text)
     write_between_marks(DOCUMENT, MARK, text)
 

@@ -19,9 +19,9 @@ import openvino
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from handler.backend import Backend, load_backend
-from training.card import write_between_marks
-from training.checkpoint import write_json
+from training import markdown
 from training.data import Split
+from training.files import write_json
 from training.model import load_classifier
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -53,13 +53,12 @@ def main() -> None:
     machines[processor()] = {"photos": len(labels), "rows": rows}
     write_json(RESULT, machines)
     tables = [table(machine, **figures) for machine, figures in machines.items()]
-    write_between_marks(DOCUMENT, MARK, "\n\n".join(tables))
+    markdown.write_between_marks(DOCUMENT, MARK, "\n\n".join(tables))
 
 
 def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:
     head = ["", "ms, 1 photo", f"ms a photo of {BATCH}", "validation", "mean / largest distance"]
-    lines = [head, ["---"] * len(head), *([name, *row] for name, row in rows.items())]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    text = markdown.table(head, [[name, *row] for name, row in rows.items()])
     note = f"Least of {REPEATS} on one core of {machine}; {photos:,} validation photos."
     return f"{note}\n\n{text}"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 
-from training.card import wrapped, write_between_marks
+from training import markdown
 
 DOCUMENT = Path(__file__).parent.parent / "docs/benchmarks.md"
 PLOT = DOCUMENT.with_name("benchmarks.png")
@@ -25,8 +25,8 @@ highest photos/s of the rounds.
 {table(result)}
 
 {ratios(result)}"""
-    write_between_marks(DOCUMENT, MARK, wrapped(text))
-    write_between_marks(README, README_MARK, wrapped(about(result)))
+    markdown.write_between_marks(DOCUMENT, MARK, markdown.wrapped(text))
+    markdown.write_between_marks(README, README_MARK, markdown.wrapped(about(result)))
 
 
 def about(result: dict[str, Any]) -> str:
@@ -39,12 +39,8 @@ def table(result: dict[str, Any]) -> str:
     loads = [load for load in result["peers"][result["ours"]] if load.isdigit()]
     head = [f"photos/s at {load} client{'s' * (load != '1')}" for load in loads]
     head += ["p50 at 1", "p50 / p95 / p99 at 16", "12 MP photos/s", "errors", "MB", "s to ready"]
-    lines = (
-        ["", *head],
-        ["---"] * (len(head) + 1),
-        *([name, *cells(row, loads)] for name, row in result["peers"].items()),
-    )
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [[name, *cells(row, loads)] for name, row in result["peers"].items()]
+    return markdown.table(["", *head], rows)
 
 
 def cells(row: dict[str, dict[str, float]], loads: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks.machine import processor
 from benchmarks.peers.servers import FASTAPI_NAME, OURS_NAME, SERVERS, Running, running
 from benchmarks.report import draw, table, write_report
-from training.checkpoint import write_json
+from training.files import write_json
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")

@@ -28,8 +28,8 @@ from tqdm import tqdm
 from benchmarks.machine import processor
 from tests.e2e.conftest import Server, temporary_server
 from tests.hostile import good_pictures, hostile_files, mutations
-from training.card import table, write_between_marks
-from training.checkpoint import write_json
+from training.files import write_json
+from training.markdown import table, write_between_marks
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")

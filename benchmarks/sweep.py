@@ -20,7 +20,7 @@ from benchmarks.machine import processor
 from benchmarks.peers.servers import OURS_NAME, SERVERS, Peer, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, Figures, wrk
-from training.card import write_between_marks
+from training import markdown
 
 OURS = next(peer for peer in SERVERS if peer.name == OURS_NAME)
 MARK = "settings, written by `python -m benchmarks.sweep`"
@@ -39,7 +39,7 @@ FRONTENDS = {
 
 def main() -> None:
     parts = [f"{SECONDS} seconds each on {processor()}.", batches(), workers(), frontends()]
-    write_between_marks(DOCUMENT, MARK, "\n\n".join(parts))
+    markdown.write_between_marks(DOCUMENT, MARK, "\n\n".join(parts))
 
 
 def batches() -> str:
@@ -122,16 +122,15 @@ def frontend_megabytes(ours: Running) -> float:
 def table(corner: str, rows: dict[str, dict[int, Figures]]) -> str:
     """Photos/s and median latency, and what was refused, of each row by number of clients."""
     loads = list(next(iter(rows.values())))
-    lines = [f"| {corner} | {' | '.join(f'{clients} clients' for clients in loads)} |"]
-    lines.append("| --- " * (len(loads) + 1) + "|")
-    for name, row in rows.items():
-        cells = [
-            f"{figures['photos_per_second']:.0f}/s, {figures['p50']:.1f} ms"
-            + (f", {figures['errors']:.0f} refused" if figures["errors"] else "")
-            for figures in row.values()
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return markdown.table(
+        [corner, *(f"{clients} clients" for clients in loads)],
+        [[name, *map(cell, row.values())] for name, row in rows.items()],
+    )
+
+
+def cell(figures: Figures) -> str:
+    refused = f", {figures['errors']:.0f} refused" if figures["errors"] else ""
+    return f"{figures['photos_per_second']:.0f}/s, {figures['p50']:.1f} ms{refused}"
 
 
 if __name__ == "__main__":

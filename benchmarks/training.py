@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import processor
+from training import markdown
 from training.augment import augment
-from training.card import write_between_marks
-from training.checkpoint import write_json
 from training.data import Split
 from training.epoch import train_one_step
+from training.files import write_json
 from training.hardware import autocast, keep_freed_memory
 from training.model import SimpleCNN
 from training.params import load_params
@@ -79,7 +79,7 @@ def main() -> None:
         results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
         results[processor()] = {name: round(median(row), 1) for name, row in speeds.items()}
         write_json(RESULT, results)
-        write_between_marks(DOCUMENT, MARK, table(results))
+        markdown.write_between_marks(DOCUMENT, MARK, table(results))
     print(table(results))
 
 
@@ -88,9 +88,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
     tables = []
     for machine, speeds in results.items():
         plain = speeds["plain float32 loop"]
-        lines = [f"| {name} | {speed} | {speed / plain:.1f} |" for name, speed in speeds.items()]
-        head = [f"| {machine} | photos/s | times |", "| --- | --- | --- |"]
-        tables.append("\n".join([*head, *lines]))
+        rows = [[name, str(speed), f"{speed / plain:.1f}"] for name, speed in speeds.items()]
+        tables.append(markdown.table([machine, "photos/s", "times"], rows))
     return "\n\n".join(tables)
 
 

@@ -189,7 +189,7 @@ class CatsDogsHandler:
 
     def describe(self) -> dict[str, Any]:
         """What `GET /models/catsdogs?customized=true` tells about the model."""
-        internal = ("strangeness", "activation_ranges", "reference", "graph_sha256")
+        internal = ("strangeness", "activation_ranges", "reference", "params", "graph_sha256")
         card = {key: value for key, value in self.card.items() if key not in internal}
         return card | {
             "version": self.version,

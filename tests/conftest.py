@@ -87,6 +87,8 @@ def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "figures": {},
+        "training": {},
+        "params": {},
     }
     path.with_suffix(".json").write_text(json.dumps(card))
     return path

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from training.params import UsageError, load_params
+from training.errors import UsageError
+from training.params import load_params
 
 # Each command imports what it needs, so that serving needs nothing of training's packages.
 
@@ -137,13 +138,14 @@ def run_train(options: argparse.Namespace) -> None:
 def run_evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import evaluate, format_figures
 
-    card = evaluate(options.index, options.run, load_params(options.params).evaluate)
+    card = evaluate(options.index, options.run, load_params(options.params))
     print(format_figures(card["figures"]["test"]))
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.card import FIGURES, summary, write_between_marks, write_model_card
+    from training.card import FIGURES, summary, write_model_card
     from training.drift import write_drift_rules
+    from training.markdown import write_between_marks
     from training.weights import release
 
     card = release(options.run, options.weights, options.version)

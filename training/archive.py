@@ -17,12 +17,11 @@ import handler
 import training
 from handler.backend import INT8_GRAPH, write_graph
 from handler.integrity import sha256_of
-from training.checkpoint import write_json
+from training.errors import UsageError
+from training.files import write_json
 from training.model import load_classifier
-from training.params import UsageError
-from training.weights import check_version, check_weights
+from training.weights import MODEL_NAME, check_version, check_weights
 
-MODEL_NAME = "catsdogs"
 # What the worker imports, under the names that it has here.
 MODULES = (
     "handler/__init__.py",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.checkpoint import write_atomically
+from training.files import write_atomically
+from training.markdown import percent, table, wrapped
+from training.model import count_parameters
 
 FIGURES = "figures, written by `python -m training release`"  # the README's marks
 
@@ -19,45 +20,12 @@ def write_model_card(card: dict[str, Any], path: Path) -> None:
     write_atomically(path, lambda partial: partial.write_text(text))
 
 
-def write_between_marks(path: Path, name: str, text: str) -> None:
-    """Replace what lies between the marks <!-- NAME --> and <!-- end of NAME --> in `path`.
-
-    A file that is missing or lacks the marks stays as it is.
-    """
-    start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-    if not path.is_file() or start not in (whole := path.read_text()) or end not in whole:
-        return
-    before, after = whole.split(start)[0], whole.split(end)[1]
-    filled = f"{before}{start}\n\n{text.strip()}\n\n{end}{after}"
-    write_atomically(path, lambda partial: partial.write_text(filled))
-
-
-def wrapped(text: str) -> str:
-    """`text` with its paragraphs broken anew at 100 columns; tables, lists and headings stay."""
-    blocks = text.split("\n\n")
-    return "\n\n".join(
-        block
-        if block.startswith(("|", "#", "1. "))
-        else textwrap.fill(block, 100, break_long_words=False, break_on_hyphens=False)
-        for block in blocks
-    )
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
-
-
 def interval(figures: dict[str, Any]) -> str:
     """Accuracy with its 95 % interval."""
     if not figures["photos"]:
         return "–"
     low, high = figures["accuracy_interval"]
     return f"{percent(figures['accuracy'])} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def class_table(corner: str, split: dict[str, Any]) -> str:
@@ -89,29 +57,28 @@ def head(card: dict[str, Any]) -> str:
 
 Written by `python -m training release` from `models/catsdogs.json`; don't edit it by hand.
 
-SimpleCNN, four convolutions and three linear layers, 26.1 million parameters, trained from random
-weights. It tells {" from ".join(card["classes"])} in a photo squashed to
+SimpleCNN, four convolutions and three linear layers,
+{count_parameters(len(card["classes"])) / 1e6:.1f} million parameters, trained from random weights.
+It tells {" from ".join(card["classes"])} in a photo squashed to
 {card["input_size"]} x {card["input_size"]} pixels. Licence: Apache-2.0. sha256 of the weights:
 `{card["sha256"]}`."""
 
 
 def data(card: dict[str, Any]) -> str:
-    training, figures = card["training"], card["figures"]
+    training, figures, params = card["training"], card["figures"], card["params"]
     listed = training["params"]["excluded"]
     cleaned = (
-        f"Photos with a wrong label, both animals or none were left out of training: `{listed}`."
+        f"Photos with a wrong label, several classes or none were left out of training: `{listed}`."
         if listed
-        else "Wrong labels, some 0.4 %, were left in."
+        else "Wrong labels were left in."
     )
     return f"""## Data
 
-Photos of the Kaggle competition "Dogs vs. Cats" (Asirra; licence unknown, used for research; no
-photo is part of this repository), numbers and labels as there; about nine tenths of them as
-200 x 200 copies. {training["photos"]:,} were trained on,
+{params["data"]["about"]} {training["photos"]:,} were trained on,
 {figures["validation"]["photos"]:,} chose the epoch, temperature and threshold, and
-{figures["test"]["photos"]:,} were kept for this card. Look-alikes (perceptual hashes at most 6 of
-64 bits apart) are never parted between splits. {cleaned} Validation and test photos were not
-cleaned."""
+{figures["test"]["photos"]:,} were kept for this card. Look-alikes (perceptual hashes at most
+{params["prepare"]["look_alike_distance"]} of 64 bits apart) are never parted between splits.
+{cleaned} Validation and test photos were not cleaned."""
 
 
 def procedure(card: dict[str, Any]) -> str:
@@ -120,14 +87,15 @@ def procedure(card: dict[str, Any]) -> str:
         stages.insert(0, before)
     told = "\n".join(f"{number}. {stage(run)}" for number, run in enumerate(stages, start=1))
     hours = sum(run["seconds"] for run in stages) / 3600
+    machines = dict.fromkeys(f" on {run['machine']}" for run in stages if "machine" in run)
+    took = f"{hours:.1f} hours{' and'.join(machines)}"
     return f"""## Procedure
 
 {told}
 
 AdamW with a one-cycle schedule each time; photos are changed at random. All numbers are in
-`models/catsdogs.json`, the reasons in [training.md](training.md). Training took {hours:.1f} hours
-on 2 cores without a GPU. The weights are those of epoch {stages[-1]["best"]["epoch"]} of the last
-run, the best on validation."""
+`models/catsdogs.json`, the reasons in [training.md](training.md). Training took {took}. The
+weights are those of epoch {stages[-1]["best"]["epoch"]} of the last run, the best on validation."""
 
 
 def stage(run: dict[str, Any]) -> str:
@@ -159,7 +127,7 @@ def measured(card: dict[str, Any]) -> str:
         ("called certain", lambda split: percent(split["certain_share"])),
         ("right where certain", lambda split: percent(split["certain_accuracy"])),
     ]
-    before = figures["uncalibrated"]
+    before, params = figures["uncalibrated"], card["params"]["evaluate"]
     return f"""## Figures
 
 {table(["", "validation", "test"], [[text, *map(show, splits)] for text, show in lines])}
@@ -169,11 +137,12 @@ def measured(card: dict[str, Any]) -> str:
 Confidence is divided by the temperature {card["temperature"]:.3f} in the logits, fitted on
 validation. Before that, on test: cross-entropy {before["cross_entropy"]:.4f}, Brier score
 {before["brier_score"]:.4f}, calibration error {percent(before["calibration_error"], 2)}. `certain`
-means a confidence of {card["threshold"]:.3f} and more, from which on 99 % of the validation photos
-were right, about a photo that is not too strange: strangeness is the mean squared distance, in
-standard deviations, of the averages of the 256 last maps from those of the validation photos
-(Mahalanobis' distance without covariances; Lee and others 2018), and at most
-{card["strangeness"]["limit"]:.2f}, as 95 % of the validation photos have it."""
+means a confidence of {card["threshold"]:.3f} and more, from which on
+{100 * params["certain_accuracy"]:g} % of the validation photos were right, about a photo that is
+not too strange: strangeness is the mean squared distance, in standard deviations, of the averages
+of the 256 last maps from those of the validation photos (Mahalanobis' distance without covariances;
+Lee and others 2018), and at most {card["strangeness"]["limit"]:.2f}, as
+{100 * params["familiar_share"]:g} % of the validation photos have it."""
 
 
 def parts(card: dict[str, Any]) -> str:
@@ -217,16 +186,15 @@ show neither it is `certain` about these shares, wrongly:
 
 {table(["pictures without a pet", "n", "certain"], rows)}
 
-One animal a photo is assumed. The photos are snapshots of pets, mostly from North American shelters
-around 2007: drawings, other cats and dogs (a lion, a wolf) and photos through other lenses were
-never seen. Don't use it where a wrong answer does harm."""
+{card["params"]["data"]["limits"]} Don't use it where a wrong answer does harm."""
 
 
 def reproduce(card: dict[str, Any]) -> str:
+    folders = " and ".join(f"`{name}`" for name in card["classes"])
     return f"""## Reproduce
 
-Put the photos into `data/photos/cat` and `data/photos/dog`, and run `dvc repro`: it prepares,
-teaches, trains, evaluates and archives. Equal photos and splits have the digest
+Put the photos into the folders {folders} of `data.folder` (`params.yaml`), and run `dvc repro`: it
+prepares, teaches, trains, evaluates and archives. Equal photos and splits have the digest
 `{card["training"]["photos_sha256"][:16]}…` in `runs/train/run.json`. Figures then differ within the
 spread over seeds that [training.md](training.md) gives."""
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,12 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from training.distributed import world_size
+from training.errors import UsageError, one_line
+from training.files import load_torch, read_json, write_atomically, write_json
+from training.hardware import machine
 from training.model import SimpleCNN, State, half_precision
-from training.params import TrainParams, UsageError, one_line
+from training.params import TrainParams
 
 CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
@@ -56,7 +57,8 @@ def save_epoch(run: Path, training: Training) -> None:
         "before": training.before,
     }
     seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
-    write_json(run / RUN_FILE, made_with | {"seconds": seconds, "best": best})
+    where = machine(world_size())
+    write_json(run / RUN_FILE, made_with | {"seconds": seconds, "machine": where, "best": best})
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
     checkpoint = made_with | {
         "model": training.model.state_dict(),
@@ -104,43 +106,6 @@ def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:
     except TypeError as error:
         raise UsageError(f"{run / RUN_FILE}: of another version: {one_line(error)}") from error
     return about, params, load_torch(run / BEST)
-
-
-def load_torch(path: Path) -> Any:
-    """What torch.save wrote to `path`, on the CPU; code in it is not run.
-
-    Raises UsageError for any other file.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an untrusted file makes torch.load raise nearly anything
-        raise UsageError(f"{path}: not written by this program: {one_line(error)}") from error
-
-
-def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
-    """The mapping in `path`. Raises UsageError when it can't be read or lacks one of `keys`."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
-    if not isinstance(content, dict) or not keys <= content.keys():
-        raise UsageError(f"{path}: needs {', '.join(sorted(keys))}")
-    return content
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: a reader never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` as JSON, as a whole or not at all."""
-    write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -25,7 +25,8 @@ from tqdm import tqdm
 
 from handler.integrity import sha256_of
 from handler.photo import SIDE, PhotoException, decode_photo, open_photo, orientation
-from training.params import PrepareParams, UsageError
+from training.errors import UsageError
+from training.params import PrepareParams
 from training.split import SPLITS, Photo, split_photos
 
 INDEX = "photos.csv"  # one row a photo

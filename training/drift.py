@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from handler.quantities import bin_of, quantities
-from training.checkpoint import write_atomically
 from training.data import Split
+from training.files import write_atomically
 
 BINS = 10
 FLOOR = 0.001  # of a share: the PSI has its logarithm

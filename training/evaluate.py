@@ -8,34 +8,25 @@ validation accuracy that `train` prints, so that the test split stays unseen.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 
-from handler.catsdogs_handler import CatsDogsHandler
 from handler.integrity import sha256_of
 from handler.photo import SIDE
-from training.checkpoint import BEST, CARD, CHECKPOINT, load_torch, read_run, write_json
+from training.checkpoint import BEST, CARD, read_run
 from training.data import Split
 from training.drift import reference
-from training.epoch import split_logits, split_outputs
-from training.figures import (
-    accuracy_of,
-    agreement,
-    calibration,
-    certain_threshold,
-    confidences,
-    figures,
-    fit_temperature,
-    reliability,
-)
+from training.errors import UsageError
+from training.figures import certain_threshold, confidences, fit_temperature, reliability
+from training.files import write_json
 from training.hardware import device
-from training.model import half_precision, load_network, strangeness
-from training.not_pets import not_pets
-from training.params import EvaluateParams, TrainParams, UsageError
+from training.measure import half_precision_cost, measure, split_figures
+from training.model import strangeness
+from training.outputs import Outputs, split_outputs
+from training.params import EvaluateParams, Params
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges
@@ -45,7 +36,7 @@ METRICS = "metrics.json"  # the chief numbers of best.json
 UNRELEASED = "0.0"  # the version of weights that are not released
 
 
-def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
+def evaluate(index: Path, run: Path, params: Params) -> dict[str, Any]:
     """Write best.json, metrics.json and two plots into `run`; return what the first holds.
 
     Raises UsageError when the run has no weights or was trained on other photos than the index.
@@ -55,117 +46,59 @@ def evaluate(index: Path, run: Path, params: EvaluateParams) -> dict[str, Any]:
     if about["photos_sha256"] != test.photos_sha256:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
     network = checked_network(run / BEST, state, len(test.classes)).to(device())
-
-    averages, logits, labels = split_outputs(network, validation, train_params, exact=True)
-    usual = [row.tolist() for row in (averages.mean(0), averages.std(0).clamp_min(1e-6))]
-    strange = strangeness(averages, *usual).numpy()
-    limit = float(np.quantile(strange, params.familiar_share))
-    temperature = fit_temperature(logits, labels)
-    calibrated = logits / temperature
-    confidence, right = confidences(calibrated, labels)
-    familiar = strange <= limit
-    threshold = certain_threshold(confidence[familiar], right[familiar], params.certain_accuracy)
+    of_validation = split_outputs(network, validation, train_params, exact=True)
+    of_test = split_outputs(network, test, train_params, exact=True)
     card: dict[str, Any] = {
         "version": UNRELEASED,
         "classes": about["classes"],
         "input_size": SIDE,
         "mean": train_params.mean,
         "std": train_params.std,
-        "temperature": temperature,
-        "threshold": threshold,
-        "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
+        **calibrate(validation, of_validation, params.evaluate),
         "activation_ranges": activation_ranges(
-            network, Split(index, "train"), params.range_photos, train_params
+            network, Split(index, "train"), params.evaluate.range_photos, train_params
         ),
-        "reference": reference(validation, confidence, calibrated.argmax(1).tolist()),
         "sha256": sha256_of(run / BEST),
     }
     handler, _ = load_handler(run / BEST, card)
-    certain = handler.certain(confidence, strange)
-    measured: dict[str, Any] = {
-        "validation": figures(calibrated, labels, test.classes, certain),
+    card["figures"] = {
+        "validation": split_figures(handler, of_validation),
         "half_precision": half_precision_cost(run, validation, train_params),
+        **measure(handler, test, of_test),
     }
-
-    averages, logits, labels = split_outputs(network, test, train_params, exact=True)
-    calibrated = logits / temperature
-    confidence, right = confidences(calibrated, labels)
-    certain = handler.certain(confidence, strangeness(averages, *usual).numpy())
-    measured |= {
-        "test": figures(calibrated, labels, test.classes, certain),
-        "uncalibrated": calibration(logits, labels),
-        "slices": {name: accuracy_of(right[rows]) for name, rows in slices(test).items()},
-    }
-    served, _ = handler.infer(list(test.pixels[test.rows]))
-    measured["served"] = agreement(served, F.softmax(calibrated, dim=1).numpy()) | {
-        "accuracy": float((served.argmax(1) == labels.numpy()).mean()),
-        "backend": handler.backend,
-    }
-    measured["not_a_pet"] = not_a_pet(handler)
-    card |= {"figures": measured, "training": about}
+    card |= {"training": about, "params": told(params)}
     write_json(run / CARD, card)
     write_json(run / METRICS, chief_figures(card))
-    plot_confusion(measured["test"]["confusion"], test.classes, run / "confusion.png")
-    plot_reliability(
-        {
-            "as trained": reliability(*confidences(logits, labels)),
-            "with temperature": reliability(*confidences(calibrated, labels)),
-        },
-        run / "reliability.png",
-    )
+    plot_confusion(card["figures"]["test"]["confusion"], test.classes, run / "confusion.png")
+    plot_calibration(of_test, card["temperature"], run / "reliability.png")
     return card
 
 
-def half_precision_cost(run: Path, split: Split, params: TrainParams) -> dict[str, Any] | None:
-    """The last epoch's averaged weights in half precision against the same in float32.
-
-    None for a run without its checkpoint, which alone has them in float32.
-    """
-    if not (run / CHECKPOINT).is_file():
-        return None
-    average = {
-        name.removeprefix("module."): tensor
-        for name, tensor in load_torch(run / CHECKPOINT)["average"].items()
-        if name.startswith("module.")
-    }
-    probabilities, accuracy = [], []
-    for state in (half_precision(average), average):
-        network = load_network(state, len(split.classes)).to(device())
-        logits, labels = split_logits(network, split, params, exact=True)
-        probabilities.append(F.softmax(logits, dim=1).numpy())
-        accuracy.append(float((logits.argmax(1) == labels).float().mean()))
-    return agreement(*probabilities) | {"accuracy": accuracy[0], "accuracy_float32": accuracy[1]}
-
-
-def slices(split: Split) -> dict[str, np.ndarray]:
-    """Masks (N,) of the photos on which such networks are known to be worse."""
-    photos = split.photos
-    sides = np.array([(photo.width, photo.height) for photo in photos])
-    means = np.array([split.pixels[row].mean((0, 1)) for row in split.rows])
-    spread = [np.ptp(split.pixels[row].astype(np.int16), axis=2).mean() for row in split.rows]
+def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[str, Any]:
+    """What tells the handler how far to trust the network, from its outputs for `split`."""
+    usual = (outputs.averages.mean(0).tolist(), outputs.averages.std(0).clamp_min(1e-6).tolist())
+    strange = strangeness(outputs.averages, *usual).numpy()
+    limit = float(np.quantile(strange, params.familiar_share))
+    familiar = strange <= limit
+    temperature = fit_temperature(outputs.logits, outputs.labels)
+    calibrated = outputs.logits / temperature
+    confidence, right = confidences(calibrated, outputs.labels)
     return {
-        "short side under 100 pixels": sides.min(1) < 100,
-        "short side of 250 pixels and more": sides.min(1) >= 250,
-        "one side twice the other and more": sides.max(1) >= 2 * sides.min(1),
-        "dark (mean brightness under 60 of 255)": means.mean(1) < 60,
-        "grey-looking (channels under 8 of 255 apart)": np.array(spread) < 8,
-        "turned by EXIF": np.array([photo.orientation != 1 for photo in photos]),
+        "temperature": temperature,
+        "threshold": certain_threshold(
+            confidence[familiar], right[familiar], params.certain_accuracy
+        ),
+        "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
+        "reference": reference(split, confidence, calibrated.argmax(1).tolist()),
     }
 
 
-def not_a_pet(handler: CatsDogsHandler) -> dict[str, Any]:
-    """How many pictures that show no pet the model is certain about, by group and in all."""
-    groups = defaultdict(list)
-    for group, picture in not_pets():
-        groups[group].append(picture)
-    certain = {}
-    for group, pictures in groups.items():
-        probabilities, strange = handler.infer(pictures)
-        certain[group] = handler.certain(probabilities.max(axis=1), strange)
-    certain["all"] = np.concatenate(list(certain.values()))
+def told(params: Params) -> dict[str, Any]:
+    """The parameters that the model card tells, beside those of training."""
     return {
-        group: {"pictures": len(mask), "certain_share": float(mask.mean())}
-        for group, mask in certain.items()
+        "data": {"about": params.data.about, "limits": params.data.limits},
+        "prepare": asdict(params.prepare),
+        "evaluate": asdict(params.evaluate),
     }
 
 
@@ -176,6 +109,16 @@ def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
     return {
         split: {name: measured[split][name] for name in names} for split in ("validation", "test")
     } | {"not_a_pet_certain_share": measured["not_a_pet"]["all"]["certain_share"]}
+
+
+def plot_calibration(outputs: Outputs, temperature: float, picture: Path) -> None:
+    """Draw the reliability of `outputs`, before and after the temperature."""
+    logits, labels = outputs.logits, outputs.labels
+    bins = {
+        "as trained": reliability(*confidences(logits, labels)),
+        "with temperature": reliability(*confidences(logits / temperature, labels)),
+    }
+    plot_reliability(bins, picture)
 
 
 def format_figures(test: dict[str, Any]) -> str:

@@ -12,6 +12,14 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def machine(processes: int) -> str:
+    """What so many processes compute on, in words."""
+    cores = torch.get_num_threads()
+    gpu = torch.cuda.is_available()
+    one = torch.cuda.get_device_name() if gpu else f"{cores} core{'s' * (cores > 1)} without a GPU"
+    return one if processes == 1 else f"{processes} times {one}"
+
+
 def autocast(*, enabled: bool = True) -> torch.autocast:
     """bfloat16 where the processor computes in it; emulated, it would be slower than float32."""
     features = torch.cpu.get_capabilities()

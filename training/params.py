@@ -1,77 +1,77 @@
-"""The numbers of `params.yaml` as frozen dataclasses, one a section."""
+"""What `params.yaml` holds as frozen dataclasses, one a section."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 
-
-class UsageError(Exception):
-    """Something the user gave is wrong; the message names it and the remedy."""
+from training.errors import UsageError, one_line
 
 
-def one_line(error: Exception) -> str:
-    """The error's message on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def within(low: float, high: float) -> dict[str, tuple[float, float]]:
+    """Metadata of a field: the least and the most that a number may be, or each of three."""
+    return {"range": (low, high)}
 
 
 @dataclass(frozen=True)
 class DataParams:
     folder: str
     classes: list[str]  # folders to take; of none, all
+    about: str  # where the photos come from, for the model card
+    limits: str  # what a model of them can't be expected to know, likewise
 
 
 @dataclass(frozen=True)
 class PrepareParams:
-    seed: int
-    validation_share: float
-    test_share: float
-    minimum_side: int
-    look_alike_distance: int
+    seed: int = field(metadata=within(0, 1_000_000_000))
+    validation_share: float = field(metadata=within(0.01, 0.4))
+    test_share: float = field(metadata=within(0.01, 0.4))
+    minimum_side: int = field(metadata=within(1, 10_000))
+    look_alike_distance: int = field(metadata=within(0, 32))
 
 
 @dataclass(frozen=True)
 class TeachParams:
-    regularisation: float
-    disputed_probability: float
+    regularisation: float = field(metadata=within(1e-9, 1e9))
+    disputed_probability: float = field(metadata=within(0, 1))
 
 
 @dataclass(frozen=True)
 class TrainParams:
-    seed: int
+    seed: int = field(metadata=within(0, 1_000_000_000))
     excluded: str
-    epochs: int
-    small_epochs: int
-    small_side: int
-    batch_size: int
-    learning_rate: float
-    fc1_learning_rate_share: float
-    warmup_share: float
-    weight_decay: float
-    label_smoothing: float
-    ema_decay: float
-    final_strength: float
-    mixup: float
-    crop_scale: float
-    aspect: float
-    tilt: float
-    low_resolution: float
-    smallest_side: int
-    jpeg: float
-    lowest_quality: int
-    brightness: float
-    contrast: float
-    saturation: float
-    tint: float
-    greyscale: float
-    teacher_labels: float
-    teacher_maps: float
-    teacher_features: float
-    mean: list[float]
-    std: list[float]
+    epochs: int = field(metadata=within(1, 10_000))
+    small_epochs: int = field(metadata=within(0, 10_000))
+    small_side: int = field(metadata=within(64, 224))
+    batch_size: int = field(metadata=within(1, 10_000))
+    learning_rate: float = field(metadata=within(1e-9, 10))
+    fc1_learning_rate_share: float = field(metadata=within(1e-6, 10))
+    warmup_share: float = field(metadata=within(0.01, 0.99))
+    weight_decay: float = field(metadata=within(0, 10))
+    label_smoothing: float = field(metadata=within(0, 0.9))
+    ema_decay: float = field(metadata=within(0, 0.99999))
+    final_strength: float = field(metadata=within(0, 1))
+    mixup: float = field(metadata=within(0, 1))
+    crop_scale: float = field(metadata=within(0.01, 1))
+    aspect: float = field(metadata=within(1, 4))
+    tilt: float = field(metadata=within(0, 180))
+    low_resolution: float = field(metadata=within(0, 1))
+    smallest_side: int = field(metadata=within(8, 224))
+    jpeg: float = field(metadata=within(0, 1))
+    lowest_quality: int = field(metadata=within(1, 95))
+    brightness: float = field(metadata=within(0, 1))
+    contrast: float = field(metadata=within(0, 1))
+    saturation: float = field(metadata=within(0, 1))
+    tint: float = field(metadata=within(0, 1))
+    greyscale: float = field(metadata=within(0, 1))
+    teacher_labels: float = field(metadata=within(0, 1))
+    teacher_maps: float = field(metadata=within(0, 1000))
+    teacher_features: float = field(metadata=within(0, 1000))
+    mean: list[float] = field(metadata=within(0, 1))
+    std: list[float] = field(metadata=within(0.001, 1))
 
     @property
     def taught(self) -> bool:
@@ -81,9 +81,9 @@ class TrainParams:
 
 @dataclass(frozen=True)
 class EvaluateParams:
-    certain_accuracy: float
-    familiar_share: float
-    range_photos: int
+    certain_accuracy: float = field(metadata=within(0.5, 1))
+    familiar_share: float = field(metadata=within(0.5, 1))
+    range_photos: int = field(metadata=within(1, 10_000_000))
 
 
 @dataclass(frozen=True)
@@ -104,45 +104,6 @@ TYPES = {
     "list[str]": (list,),
     "list[float]": (list,),
 }
-# The least and the most that a field may be, where not any number will do.
-RANGES = {
-    "validation_share": (0.01, 0.4),
-    "test_share": (0.01, 0.4),
-    "minimum_side": (1, 10_000),
-    "look_alike_distance": (0, 32),
-    "regularisation": (1e-9, 1e9),
-    "disputed_probability": (0, 1),
-    "epochs": (1, 10_000),
-    "small_epochs": (0, 10_000),
-    "small_side": (64, 224),
-    "batch_size": (1, 10_000),
-    "learning_rate": (1e-9, 10),
-    "fc1_learning_rate_share": (1e-6, 10),
-    "warmup_share": (0.01, 0.99),
-    "weight_decay": (0, 10),
-    "label_smoothing": (0, 0.9),
-    "ema_decay": (0, 0.99999),
-    "final_strength": (0, 1),
-    "mixup": (0, 1),
-    "crop_scale": (0.01, 1),
-    "aspect": (1, 4),
-    "tilt": (0, 180),
-    "low_resolution": (0, 1),
-    "smallest_side": (8, 224),
-    "jpeg": (0, 1),
-    "lowest_quality": (1, 95),
-    "brightness": (0, 1),
-    "contrast": (0, 1),
-    "saturation": (0, 1),
-    "tint": (0, 1),
-    "greyscale": (0, 1),
-    "teacher_labels": (0, 1),
-    "teacher_maps": (0, 1000),
-    "teacher_features": (0, 1000),
-    "mean": (0, 1),
-    "std": (0.001, 1),
-    "certain_accuracy": (0.5, 1),
-}
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
@@ -156,25 +117,21 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
     _check_keys(sections, Params, str(path))
+    kinds = get_type_hints(Params)
     return Params(
-        data=_section(sections, "data", DataParams, path),
-        prepare=_section(sections, "prepare", PrepareParams, path),
-        teach=_section(sections, "teach", TeachParams, path),
-        train=_section(sections, "train", TrainParams, path),
-        finetune=_section(sections, "finetune", TrainParams, path),
-        evaluate=_section(sections, "evaluate", EvaluateParams, path),
+        **{name: _section(sections[name], kinds[name], f"{path}, section {name}") for name in kinds}
     )
 
 
-def _section(sections: dict[str, Any], name: str, kind: type, path: Path) -> Any:
-    where = f"{path}, section {name}"
-    _check_keys(sections[name], kind, where)
-    for field in fields(kind):
-        _check_value(field.name, str(field.type), sections[name][field.name], where)
-    return kind(**sections[name])
+def _section(values: Any, kind: type, where: str) -> Any:
+    _check_keys(values, kind, where)
+    for known in fields(kind):
+        _check_value(known, values[known.name], where)
+    return kind(**values)
 
 
-def _check_value(name: str, type_name: str, value: Any, where: str) -> None:
+def _check_value(known: Field[Any], value: Any, where: str) -> None:
+    name, type_name = known.name, str(known.type)
     if type(value) not in TYPES[type_name]:
         raise UsageError(f"{where}: {name} is {value!r}; make it {type_name}")
     if type_name in ("str", "list[str]"):
@@ -184,7 +141,7 @@ def _check_value(name: str, type_name: str, value: Any, where: str) -> None:
     numbers = value if isinstance(value, list) else [value]
     if isinstance(value, list) and len(value) != 3:
         raise UsageError(f"{where}: {name} has {len(value)} numbers; give one for each channel")
-    low, high = RANGES.get(name, (-float("inf"), float("inf")))
+    low, high = known.metadata["range"]
     for number in numbers:
         if type(number) not in TYPES["float"] or not low <= number <= high:
             raise UsageError(f"{where}: {name} is {value!r}; keep it from {low} to {high}")
@@ -193,7 +150,7 @@ def _check_value(name: str, type_name: str, value: Any, where: str) -> None:
 def _check_keys(values: Any, kind: type, where: str) -> None:
     if not isinstance(values, dict):
         raise UsageError(f"{where}: not a mapping")
-    known = {field.name for field in fields(kind)}
+    known = {entry.name for entry in fields(kind)}
     if unknown := sorted(map(str, values.keys() - known)):
         names = ", ".join(sorted(known))
         raise UsageError(f"{where}: unknown key {unknown[0]!r}; known are {names}")

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from training.checkpoint import write_atomically
+from training.files import write_atomically
 
 
 def save(figure: Figure, picture: Path) -> None:

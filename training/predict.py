@@ -14,8 +14,7 @@ from typing import Any
 from ts.context import Context, RequestProcessor
 
 from handler.catsdogs_handler import CatsDogsHandler
-from training.archive import MODEL_NAME
-from training.weights import check_weights
+from training.weights import MODEL_NAME, check_weights
 
 
 def predict(files: Sequence[Path], weights: Path) -> Iterator[tuple[Path, dict[str, Any]]]:

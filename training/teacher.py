@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino
@@ -26,9 +26,10 @@ from torch import nn
 from tqdm import tqdm
 
 from handler.photo import SIDE
-from training.checkpoint import load_torch, write_atomically
 from training.data import Split, write_csv
-from training.params import TeachParams, UsageError
+from training.errors import UsageError
+from training.files import load_torch, write_atomically
+from training.params import TeachParams
 
 LESSON = "lesson.pt"  # what `teach` learned of the training photos
 DISPUTED = "disputed.csv"  # photos whose label the teacher disputes
@@ -65,8 +66,12 @@ class Body(nn.Module):
         return maps, net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
 
 
-# What it sees in photos: maps, features, probabilities.
-Lesson = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+class Seen(NamedTuple):
+    """What the teacher sees in photos."""
+
+    maps: torch.Tensor  # (N, 112, 14, 14), each channel with mean 0 and variance 1 over training
+    features: torch.Tensor  # (N, 1280), likewise
+    probabilities: torch.Tensor  # (N, classes)
 
 
 class Teacher:
@@ -76,17 +81,13 @@ class Teacher:
         self.scales = scales
         self.body = compiled_body()
 
-    def __call__(self, photos: torch.Tensor) -> Lesson:
-        """What to learn of photos (N, 3, 224, 224), float32 from 0 to 255.
-
-        Maps (N, 112, 14, 14) and features (N, 1280), each with mean 0 and variance 1 over
-        the training photos, and probabilities (N, classes).
-        """
+    def __call__(self, photos: torch.Tensor) -> Seen:
+        """What to learn of photos (N, 3, 224, 224), float32 from 0 to 255."""
         maps, features = (torch.from_numpy(out) for out in self.body(photos.numpy()).values())
         maps = (maps - self.scales["maps_mean"]) / self.scales["maps_std"]
         features = (features - self.scales["features_mean"]) / self.scales["features_std"]
         logits = features @ self.scales["weight"].T + self.scales["bias"]
-        return maps, features, logits.softmax(dim=1)
+        return Seen(maps, features, logits.softmax(dim=1))
 
 
 def compiled_body() -> openvino.CompiledModel:
@@ -116,27 +117,13 @@ def teach(index: Path, folder: Path, params: TeachParams) -> int:
     `params.disputed_probability`.
     """
     split = Split(index, "train")
-    maps_mean, maps_std, features = survey(split)
     labels = np.array(split.labels)
-    regression = LogisticRegression(C=params.regularisation, max_iter=1000)
-    pipeline = make_pipeline(StandardScaler(), regression)
-    folds = min(5, *np.bincount(labels))
-    if folds < 2:
+    if min(np.bincount(labels, minlength=len(split.classes))) < 2:
         raise UsageError(f"{index}: a class with one training photo; give more photos")
-    unseen = cross_val_predict(pipeline, features, labels, cv=folds, method="predict_proba")
-    scaler, regression = pipeline.fit(features, labels)
-    weight, bias = regression.coef_, regression.intercept_
-    if len(split.classes) == 2:  # scikit-learn keeps the second class's log-odds alone
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    lesson = {
-        "photos_sha256": split.photos_sha256,
-        "maps_mean": maps_mean,
-        "maps_std": maps_std,
-        "features_mean": torch.tensor(scaler.mean_).float(),
-        "features_std": torch.tensor(scaler.scale_).float(),
-        "weight": torch.tensor(weight).float(),
-        "bias": torch.tensor(bias).float(),
-    }
+    maps_mean, maps_std, features = survey(split)
+    regression, unseen = fit(features, labels, params.regularisation)
+    scales = {"maps_mean": maps_mean, "maps_std": maps_std}
+    lesson = {"photos_sha256": split.photos_sha256} | scales | regression
     of_label = unseen[np.arange(len(labels)), labels]
     disputed = [
         Disputed(photo.path, photo.label, round(float(probability), 4))
@@ -147,6 +134,28 @@ def teach(index: Path, folder: Path, params: TeachParams) -> int:
     write_csv(folder / DISPUTED, Disputed, sorted(disputed, key=lambda row: row.probability))
     write_atomically(folder / LESSON, lambda path: torch.save(lesson, path))
     return len(disputed)
+
+
+def fit(
+    features: np.ndarray, labels: np.ndarray, regularisation: float
+) -> tuple[dict[str, torch.Tensor], np.ndarray]:
+    """The scale of features (N, 1280) and a logistic regression on them, as a lesson has both; and
+    what regressions on the other folds make of each photo, probabilities (N, classes)."""
+    regression = LogisticRegression(C=regularisation, max_iter=1000)
+    pipeline = make_pipeline(StandardScaler(), regression)
+    folds = min(5, *np.bincount(labels))
+    unseen = cross_val_predict(pipeline, features, labels, cv=folds, method="predict_proba")
+    scaler, regression = pipeline.fit(features, labels)
+    weight, bias = regression.coef_, regression.intercept_
+    if len(regression.classes_) == 2:  # scikit-learn keeps the second class's log-odds alone
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    arrays = {
+        "features_mean": scaler.mean_,
+        "features_std": scaler.scale_,
+        "weight": weight,
+        "bias": bias,
+    }
+    return {name: torch.tensor(array).float() for name, array in arrays.items()}, unseen
 
 
 def survey(split: Split) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:

@@ -22,10 +22,10 @@ import torch.nn.functional as F
 
 from training.checkpoint import BEST, HISTORY, read_run
 from training.data import Split
-from training.epoch import split_logits
 from training.figures import confidences, confusion, reliability
 from training.hardware import device
 from training.model import Classifier, load_network
+from training.outputs import split_logits
 from training.params import TrainParams
 from training.plots import plot_confusion, plot_history, plot_mistakes, plot_reliability
 from training.train import Log
@@ -135,10 +135,10 @@ def register(model: Classifier, split: Split, accuracy: float) -> None:
         "registered_model_name": MODEL,
     }
     logged = mlflow.pytorch.log_model(model, name="model", **schema)
-    crown(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
+    make_champion(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
 
 
-def crown(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
+def make_champion(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
     """Make `version` the champion, unless one with a higher validation accuracy is."""
     client.set_model_version_tag(MODEL, version, "validation_accuracy", str(accuracy))
     if accuracy >= champion_accuracy(client):

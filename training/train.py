@@ -18,17 +18,20 @@ from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
 from training.data import Split
-from training.epoch import Objective, split_logits, steps_in_epoch, train_one_epoch
+from training.distributed import joined, rank, shared
+from training.epoch import Objective, steps_in_epoch, train_one_epoch
+from training.errors import UsageError
 from training.hardware import device, keep_freed_memory
 from training.model import SimpleCNN
-from training.params import TrainParams, UsageError
-from training.several import joined, number, shared
+from training.outputs import split_logits
+from training.params import TrainParams
 from training.teacher import FEATURES, MAPS, Teacher, load_lesson
 
 Log = Callable[[dict[str, float]], None]
 Tracker = AbstractContextManager[Log]
 
 
+@joined()
 def train(
     index: Path,
     run: Path,
@@ -51,20 +54,6 @@ def train(
     `replace` such a run starts anew.
     """
     keep_freed_memory()
-    with joined():
-        _train(index, run, params, lesson, tracker, start, resume, replace)
-
-
-def _train(
-    index: Path,
-    run: Path,
-    params: TrainParams,
-    lesson: Path,
-    tracker: Tracker,
-    start: Path | None,
-    resume: bool,
-    replace: bool,
-) -> None:
     training_split = Split(index, "train", excluded_photos(params))
     validation_split = Split(index, "validation")
     teacher = Teacher(load_lesson(lesson, training_split)) if params.taught else None
@@ -80,19 +69,25 @@ def _train(
         if not replace:
             raise
     run.mkdir(parents=True, exist_ok=True)
-    with tracker if number() == 0 else nullcontext() as log:
+    with tracker if rank() == 0 else nullcontext() as log:
         for epoch in range(len(training.history), params.epochs):
             # Seeded by epoch, so that a resumed run sees the same order, changes and dropout.
             torch.manual_seed(params.seed * 1_000_000 + epoch)
             figures = train_one_epoch(training, training_split, teacher)
-            averaged = cast(SimpleCNN, training.average.module)
-            logits, labels = split_logits(averaged, validation_split, params)
-            figures["validation_loss"] = F.cross_entropy(logits, labels).item()
-            figures["validation_accuracy"] = (logits.argmax(1) == labels).float().mean().item()
-            training.history.append(figures)
+            training.history.append(figures | validate(training, validation_split))
             if log:
                 save_epoch(run, training)
-                log(figures)
+                log(training.history[-1])
+
+
+def validate(training: Training, split: Split) -> dict[str, float]:
+    """Loss and accuracy of the averaged weights."""
+    averaged = cast(SimpleCNN, training.average.module)
+    logits, labels = split_logits(averaged, split, training.params)
+    return {
+        "validation_loss": F.cross_entropy(logits, labels).item(),
+        "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    }
 
 
 def start_from(run: Path, training: Training) -> None:
@@ -125,17 +120,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
     pupil = nn.ModuleDict(
         {"maps": nn.Conv2d(256, MAPS, kernel_size=1), "features": nn.Linear(128, FEATURES)}
     ).to(device())
-    narrow = [p for name, p in model.named_parameters() if not name.startswith("fc1.")]
-    # A step of Adam moves every weight by the learning rate, so an output by that times its
-    # inputs: the 50,176 of fc1 need smaller steps than the 27 to 1,152 of a convolution.
-    groups = [
-        {"params": narrow + list(pupil.parameters()), "lr": params.learning_rate},
-        {
-            "params": list(model.fc1.parameters()),
-            "lr": params.learning_rate * params.fc1_learning_rate_share,
-        },
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
+    optimizer = new_optimizer(model, pupil, params)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
@@ -156,6 +141,23 @@ def new_training(params: TrainParams, split: Split) -> Training:
         schedule,
         history=[],
     )
+
+
+def new_optimizer(
+    model: SimpleCNN, pupil: nn.ModuleDict, params: TrainParams
+) -> torch.optim.Optimizer:
+    """AdamW, with a learning rate of its own for the widest layer."""
+    narrow = [p for name, p in model.named_parameters() if not name.startswith("fc1.")]
+    # A step of Adam moves every weight by the learning rate, so an output by that times its
+    # inputs: the 50,176 of fc1 need smaller steps than the 27 to 1,152 of a convolution.
+    groups = [
+        {"params": narrow + list(pupil.parameters()), "lr": params.learning_rate},
+        {
+            "params": list(model.fc1.parameters()),
+            "lr": params.learning_rate * params.fc1_learning_rate_share,
+        },
+    ]
+    return torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
 
 
 def moving_average(decay: float) -> Callable[..., None]:

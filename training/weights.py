@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from handler.integrity import sha256_of
-from training.checkpoint import BEST, CARD, load_torch, read_json, write_atomically, write_json
+from training.checkpoint import BEST, CARD
+from training.errors import UsageError, one_line
+from training.files import load_torch, read_json, write_atomically, write_json
 from training.model import SimpleCNN, State, load_network
-from training.params import UsageError, one_line
 
+MODEL_NAME = "catsdogs"  # under which they are archived and served
 CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",
     "activation_ranges", "reference", "sha256",
 }  # fmt: skip
+RELEASE_KEYS = {"figures", "training", "params"}  # what the model card is written from
 
 
 def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
@@ -30,6 +33,8 @@ def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
     if not (run / CARD).is_file():
         raise UsageError(f"{run / CARD}: missing; run `python -m training evaluate {run}`")
     card = check_weights(run / BEST)
+    if not card.keys() >= RELEASE_KEYS:
+        raise UsageError(f"{run / CARD}: of another version; `python -m training evaluate {run}`")
     card_file = weights.with_suffix(".json")
     card["version"] = check_version(version) if version is not None else next_version(card_file)
     weights.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ import json
 
 from benchmarks import ablation, report, training
 from tests.conftest import REPOSITORY
-from training.card import wrapped
+from training.markdown import wrapped
 
 
 def between(path: str, mark: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import yaml
 
 from tests.conftest import REPOSITORY
-from training.card import write_between_marks
+from training.markdown import write_between_marks
 
 CHART = REPOSITORY / "helm/catsdogs"
 MARK = "values, written by `make manifests`"

@@ -216,6 +216,7 @@ def test_describe_tells_about_the_model_beside_predictions(server: Server) -> No
     assert about["version"] == "3.1"
     assert about["classes"] == ["cat", "dog"]
     assert about["parameters"] == 26_145_922
+    assert "params" not in about
     assert "label" in prediction
 
 

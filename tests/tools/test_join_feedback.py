@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
+from training.figures import calibration_error
 
 
 def line(request: str, label: str, confidence: float, day: int = 1, photo: int = 1) -> str:
@@ -46,6 +48,18 @@ def test_answers_meet_their_labels_by_day(tmp_path: Path) -> None:
     assert ["cat", "1", "1"] in words  # one cat was called a dog
     assert ["dog", "0", "1"] in words
     assert "4 labels; left out: 1 without an answer, 0 with several" in done.stdout
+
+
+def test_the_calibration_error_is_the_one_of_the_model_card(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    confidence = random.uniform(0.5, 1, 300).round(4)
+    right = random.random(300) < confidence**2
+    labels = [f"{number},{'cat' if hit else 'dog'}\n" for number, hit in enumerate(right)]
+    log = [line(str(number), "cat", float(sure)) for number, sure in enumerate(confidence)]
+    (tmp_path / "photos.log").write_text("".join(log))
+    done = join(tmp_path, "request_id,label\n" + "".join(labels), "photos.log")
+    (told,) = (row.split() for row in done.stdout.splitlines() if row.startswith("all"))
+    assert told[-1] == f"{calibration_error(confidence, right):.1%}"
 
 
 def test_several_photos_of_a_request_are_told_apart(tmp_path: Path) -> None:

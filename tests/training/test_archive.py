@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from training.archive import archive
-from training.params import UsageError
+from training.errors import UsageError
 from training.weights import next_version, release
 
 
@@ -202,6 +202,9 @@ def test_a_run_is_released_only_when_evaluated(weights: Path, tmp_path: Path) ->
         release(run, released, None)
     shutil.copy(weights, run / "best.pt")
     card = json.loads(weights.with_suffix(".json").read_text()) | {"version": "0.0"}
+    (run / "best.json").write_text(json.dumps({n: v for n, v in card.items() if n != "params"}))
+    with pytest.raises(UsageError, match="of another version"):
+        release(run, released, None)
     (run / "best.json").write_text(json.dumps(card | {"sha256": "x"}))
     with pytest.raises(UsageError, match="sha256 is not the one in"):
         release(run, released, None)

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import REPOSITORY
-from training.card import FIGURES, summary, wrapped, write_between_marks, write_model_card
+from training.card import FIGURES, summary, write_model_card
 
 CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
 
@@ -20,21 +20,29 @@ def test_the_readme_has_the_figures_of_the_released_weights() -> None:
     assert marked.strip() == summary(CARD)
 
 
-def test_only_what_lies_between_the_marks_is_replaced(tmp_path: Path) -> None:
-    file = tmp_path / "text.md"
-    file.write_text("before\n<!-- x -->\nold\n<!-- end of x -->\nafter\n")
-    for _ in range(2):
-        write_between_marks(file, "x", "new")
-        assert file.read_text() == ("before\n<!-- x -->\n\nnew\n\n<!-- end of x -->\nafter\n")
-    write_between_marks(file, "y", "new")
-    assert "new\n\n<!-- end of x" in file.read_text()
-    write_between_marks(tmp_path / "none.md", "x", "new")
-    assert not (tmp_path / "none.md").exists()
+def test_of_other_photos_the_model_card_says_what_their_parameters_say(tmp_path: Path) -> None:
+    data = {"about": "Photos of the zoo.", "limits": "By daylight."}
+    params = {
+        "data": data,
+        "prepare": {"look_alike_distance": 9},
+        "evaluate": {"certain_accuracy": 0.9, "familiar_share": 0.875},
+    }
+    training = CARD["training"] | {"machine": "8 cores without a GPU", "before": None}
+    other = {"classes": ["fox", "hare", "wolf"], "params": params, "training": training}
+    write_model_card(CARD | other, tmp_path / "card.md")
+    text = " ".join((tmp_path / "card.md").read_text().split())
+    for told in (
+        *data.values(),
+        "at most 9 of 64",
+        "on 90 % of",
+        "as 87.5 % of",
+        "hours on 8 cores",
+    ):
+        assert told in text
+    assert not [word for word in ("Kaggle", "shelters", "2 cores", "`cat`") if word in text]
 
 
-def test_paragraphs_are_wrapped_and_tables_are_not() -> None:
-    table = f"| {'cell ' * 40}|\n| --- |"
-    text = wrapped(f"{'word ' * 40}\n\n{table}\n\n1. {'step ' * 40}")
-    paragraph, *others = text.split("\n\n")
-    assert max(map(len, paragraph.splitlines())) <= 100
-    assert others == [table, f"1. {'step ' * 40}"]
+def test_a_run_of_a_version_that_did_not_tell_its_machine_has_a_card_too(tmp_path: Path) -> None:
+    training = {name: value for name, value in CARD["training"].items() if name != "machine"}
+    write_model_card(CARD | {"training": training | {"before": None}}, tmp_path / "card.md")
+    assert "Training took 1.4 hours. The" in (tmp_path / "card.md").read_text()

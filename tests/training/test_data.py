@@ -16,7 +16,8 @@ from PIL import Image
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
 from training.data import DOUBTFUL, Split, prepare, read_index
-from training.params import Params, PrepareParams, UsageError
+from training.errors import UsageError
+from training.params import Params, PrepareParams
 from training.split import Photo, look_alikes, split_photos
 
 SPLIT = PrepareParams(

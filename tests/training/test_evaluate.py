@@ -10,10 +10,12 @@ import torch
 
 from training.checkpoint import BEST, CARD
 from training.data import Split
-from training.evaluate import METRICS, evaluate, slices
+from training.errors import UsageError
+from training.evaluate import METRICS, evaluate
+from training.measure import slices
 from training.model import SimpleCNN
 from training.not_pets import not_pets
-from training.params import Params, UsageError
+from training.params import Params
 from training.weights import check_weights
 
 
@@ -23,13 +25,14 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
 ) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
-    card = evaluate(index, copy, params.evaluate)
+    card = evaluate(index, copy, params)
     measured = card["figures"]
     assert measured["test"]["photos"] == sum(map(sum, measured["test"]["confusion"])) == 8
     right = sum(measured["test"]["confusion"][n][n] for n in range(2))
     assert measured["test"]["accuracy"] == pytest.approx(right / 8)
     assert measured["served"]["same_label"] == 1
     assert measured["served"]["largest_difference"] < 0.1  # int8
+    assert card["params"]["data"]["about"] == params.data.about
     assert measured["half_precision"]["largest_difference"] < 0.01
     assert measured["not_a_pet"]["all"]["pictures"] >= 200
     assert check_weights(copy / BEST) == json.loads((copy / CARD).read_text()) == card
@@ -43,18 +46,18 @@ def test_evaluation_needs_a_run_that_was_trained_on_the_index(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="train first"):
-        evaluate(index, tmp_path, params.evaluate)
+        evaluate(index, tmp_path, params)
     torch.save(SimpleCNN(2).state_dict(), tmp_path / BEST)
     about = json.loads((run / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(about | {"photos_sha256": "another"}))
     with pytest.raises(UsageError, match="was trained on other photos"):
-        evaluate(index, tmp_path, params.evaluate)
+        evaluate(index, tmp_path, params)
     (tmp_path / "run.json").write_text(json.dumps(about | {"params": {"epoch": 1}}))
     with pytest.raises(UsageError, match="of another version"):
-        evaluate(index, tmp_path, params.evaluate)
+        evaluate(index, tmp_path, params)
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UsageError, match=r"run\.json: needs best"):
-        evaluate(index, tmp_path, params.evaluate)
+        evaluate(index, tmp_path, params)
 
 
 def test_slices_hold_the_photos_that_their_names_tell(index: Path) -> None:

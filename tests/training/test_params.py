@@ -1,12 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
 
-from training.params import UsageError, load_params
+from training.errors import UsageError
+from training.params import Params, load_params
 
 
 def changed(tmp_path: Path, section: str, **values: object) -> Path:
@@ -47,6 +49,8 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
         ("train", "mixup", -0.1),
         ("train", "small_side", 32),
         ("prepare", "test_share", 2.0),
+        ("evaluate", "familiar_share", 95),  # in percent, nothing would be strange
+        ("evaluate", "range_photos", 0),  # no photos, no int8
     ],
 )
 def test_a_value_outside_its_range_is_refused(
@@ -56,10 +60,18 @@ def test_a_value_outside_its_range_is_refused(
         load_params(changed(tmp_path, section, **{name: value}))
 
 
+def test_every_number_has_a_range() -> None:
+    sections = get_type_hints(Params).values()
+    numbers = [
+        field for section in sections for field in fields(section) if "str" not in field.type
+    ]
+    assert [field.name for field in numbers if "range" not in field.metadata] == []
+
+
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(
-        "prepare: {seed: 1}\ndata: {folder: x, classes: []}\n"
+        "prepare: {seed: 1}\ndata: {folder: x, classes: [], about: x, limits: x}\n"
         "teach: {}\ntrain: {}\nfinetune: {}\nevaluate: {}\n"
     )
     with pytest.raises(UsageError, match="section prepare: 'look_alike_distance' is missing"):

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from tests.training.conftest import NO_LESSON, ignore
-from training.checkpoint import CHECKPOINT, load_torch
+from training.checkpoint import CHECKPOINT
 from training.data import INDEX, Split
-from training.params import Params, UsageError
+from training.errors import UsageError
+from training.files import load_torch
+from training.params import Params
 from training.teacher import DISPUTED, Teacher, load_lesson, teach
 from training.train import train
 

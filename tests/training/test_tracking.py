@@ -68,13 +68,13 @@ def test_a_worse_run_does_not_become_champion(
 ) -> None:
     import mlflow
 
-    from training.tracking import CHAMPION, MODEL, crown
+    from training.tracking import CHAMPION, MODEL, make_champion
 
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     client.create_registered_model(MODEL)
     champions = []
     for accuracy in (0.8, 0.9, 0.85):
         version = client.create_model_version(MODEL, source=str(tmp_path)).version
-        crown(client, version, accuracy)
+        make_champion(client, version, accuracy)
         champions.append(int(client.get_model_version_by_alias(MODEL, CHAMPION).version))
     assert champions == [1, 2, 2]

@@ -11,11 +11,13 @@ import torch
 
 from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
-from training.checkpoint import BEST, CHECKPOINT, HISTORY, load_torch
+from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.data import INDEX, Split
-from training.epoch import split_logits
+from training.errors import UsageError
+from training.files import load_torch
 from training.model import load_network
-from training.params import Params, TrainParams, UsageError
+from training.outputs import split_logits
+from training.params import Params, TrainParams
 from training.train import excluded_photos, moving_average, new_training, train
 
 
@@ -58,25 +60,12 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
     assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in whole["history"]]
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def half(partial: Path) -> None:
-        partial.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.write_atomically(path, half)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_the_checkpoint_is_written_last(
     index: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written = []
-    monkeypatch.setattr(checkpoint, "write_atomically", lambda path, write: written.append(path))
+    for name in ("write_atomically", "write_json"):
+        monkeypatch.setattr(checkpoint, name, lambda path, content: written.append(path))
     training = new_training(params.train, Split(index, "train"))
     training.history = [{"epoch": 1.0, "validation_accuracy": 0.5, "photos_per_second": 1.0}]
     checkpoint.save_epoch(tmp_path, training)

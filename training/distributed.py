@@ -17,19 +17,20 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def processes() -> int:
+def world_size() -> int:
+    """How many processes there are."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def number() -> int:
-    """Of this process, from 0."""
+def rank() -> int:
+    """The number of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 @contextmanager
 def joined() -> Iterator[None]:
     """With the other processes, where there are any."""
-    if processes() == 1:
+    if world_size() == 1:
         yield
         return
     distributed.init_process_group("gloo")
@@ -41,7 +42,7 @@ def joined() -> Iterator[None]:
 
 def shared(module: nn.Module) -> nn.Module:
     """`module` with gradients that are averaged over all processes."""
-    if processes() == 1:
+    if world_size() == 1:
         return module
     # Without a teacher, what looks at the model for it gets no gradient.
     return DistributedDataParallel(module, find_unused_parameters=True)
@@ -49,13 +50,13 @@ def shared(module: nn.Module) -> nn.Module:
 
 def share_of(order: torch.Tensor) -> torch.Tensor:
     """Of the photo numbers of each step (steps, photos), this process's."""
-    return order.chunk(processes(), dim=1)[number()]
+    return order.chunk(world_size(), dim=1)[rank()]
 
 
 def averaged(figures: dict[str, float]) -> dict[str, float]:
     """Over all processes."""
-    if processes() == 1:
+    if world_size() == 1:
         return figures
     values = torch.tensor(list(figures.values()), dtype=torch.float64)
     distributed.all_reduce(values)
-    return dict(zip(figures, (values / processes()).tolist(), strict=True))
+    return dict(zip(figures, (values / world_size()).tolist(), strict=True))
