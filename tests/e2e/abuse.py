@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from tests.e2e.conftest import Server
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server
 
 Client = Callable[[Server, float], None]
 

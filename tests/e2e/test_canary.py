@@ -9,16 +9,14 @@ from collections import Counter
 import pytest
 import requests
 
-from tests.e2e.conftest import Server, wait_until
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server, wait_until
 
 
 def serve_canary(server: Server, percent: str = "25") -> str:
     """The gateway's address."""
     server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "2.0"}
-    started = server.serve("--detach")
-    assert started.returncode == 0, started.stderr
-    assert "catsdogs 2.0 is served by 1 workers" in started.stdout
+    assert "catsdogs 2.0 is served by 1 workers" in server.start()
     return server.address("gateway")
 
 
@@ -57,7 +55,7 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
     assert other.returncode == 2
     assert "with another CATSDOGS_CANARY; stop it first (make stop)" in other.stderr
 
-    canary = f"{own_server.address('management')}/models/catsdogs/2.0"
+    canary = f"{own_server.models}/catsdogs/2.0"
     assert requests.delete(canary, timeout=60).status_code == 200
 
     def all_by_the_other() -> bool:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
+from tests.e2e.servers import Server, free_ports, wait_until
 
 PROGRAM = REPOSITORY / "tools/classify"
 CAT = REPOSITORY / "tests/pictures/cat.jpg"
@@ -103,7 +102,7 @@ def test_killed_and_started_again_no_row_is_lost_or_doubled(
 
 @pytest.mark.slow
 def test_it_waits_for_a_server_that_comes_back(own_server: Server, tmp_path: Path) -> None:
-    assert own_server.serve("--detach").returncode == 0
+    own_server.start()
     photos = cats(tmp_path / "photos", 1500)
     command = [sys.executable, PROGRAM, "--output", "answers.csv", tmp_path / "photos"]
     output = own_server.folder / "answers.csv"
@@ -113,7 +112,7 @@ def test_it_waits_for_a_server_that_comes_back(own_server: Server, tmp_path: Pat
         wait_until(partial(has_rows, output, 20))
         assert own_server.serve("--stop").returncode == 0
         assert len(read_csv(output)) < len(photos)
-        assert own_server.serve("--detach").returncode == 0
+        own_server.start()
         _, complaint = running.communicate(timeout=120)
     assert running.returncode == 0, complaint
     assert [row["file"] for row in read_csv(output)] == photos

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks.faults import spoil_loaded_model
 from tests.conftest import REPOSITORY
 from tests.e2e import abuse
-from tests.e2e.conftest import Server, wait_until
-from tests.e2e.corrupt import CORRUPTIONS, corrupt
+from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from tests.e2e.load import CAT, REFUSED, Load, is_whole
+from tests.e2e.servers import Server, wait_until
 
 BATCH = 2  # as in model-config.yaml
 SECONDS_TO_RECOVER = 90  # of 5, when nothing else runs
@@ -173,15 +172,14 @@ def test_a_request_with_two_meanings_is_refused_with_what_follows_it(
     assert "smuggled" not in (server.folder / "logs/access.log").read_text()
 
 
-def register(server: Server, corruption: str, version: str, **options: str) -> requests.Response:
+def register_corrupt(server: Server, corruption: str, version: str) -> requests.Response:
     store = server.folder / "model_store"
-    corrupt(store / "catsdogs.mar", corruption, version, store / f"catsdogs-{version}.mar")
-    options |= {"url": f"catsdogs-{version}.mar", "initial_workers": "1"}
-    models = f"{server.address('management')}/models"
+    archive = store / f"catsdogs-{version}.mar"
+    corrupt(store / "catsdogs.mar", corruption, version, archive)
     try:
-        return requests.post(models, params=options, timeout=200)
+        return server.register(archive.name)
     finally:
-        (store / f"catsdogs-{version}.mar").unlink()
+        archive.unlink()
 
 
 QUICK = ["half an archive", "a handler with a syntax error"]
@@ -193,7 +191,7 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
     version = f"9.{list(dict.fromkeys([*QUICK, *CORRUPTIONS])).index(corruption)}"
     with Load(server, clients=2) as load:
         load.wait_for(2)
-        refused = register(server, corruption, version)
+        refused = register_corrupt(server, corruption, version)
         load.wait_for(2, since=time.monotonic())
     assert refused.status_code >= 400
     assert "already registered" not in refused.text
@@ -206,12 +204,10 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
 def test_photos_get_a_503_while_the_model_is_unregistered(
     own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
-    models = f"{own_server.address('management')}/models"
     with Load(own_server) as load:
         load.wait_for(20)
-        assert requests.delete(f"{models}/catsdogs", timeout=60).status_code == 200
+        assert requests.delete(f"{own_server.models}/catsdogs", timeout=60).status_code == 200
         load.wait_for_status(503, 20)
-        options = {"url": "catsdogs.mar", "initial_workers": "1"}
-        assert requests.post(models, params=options, timeout=120).status_code == 200
+        assert own_server.register("catsdogs.mar").status_code == 200
         load.wait_for(20, since=time.monotonic())
     assert set(failures(load)) <= {503, 504}

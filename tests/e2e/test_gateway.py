@@ -16,7 +16,7 @@ import requests
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.servers import Server
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 MOST = 12 * 2**20  # bytes of a body

@@ -10,8 +10,8 @@ import pytest
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server
 
 
 @pytest.mark.slow
@@ -20,10 +20,9 @@ def test_with_a_domain_the_gateway_speaks_https_and_sends_browsers_on_to_it(
 ) -> None:
     # For localhost Caddy is its own authority; for a public name it asks Let's Encrypt.
     own_server.environment |= {"CATSDOGS_DOMAIN": "localhost", "XDG_DATA_HOME": str(tmp_path)}
-    started = own_server.serve("--detach")
-    assert started.returncode == 0, started.stderr
+    told = own_server.start()
     secure = f"https://localhost:{own_server.environment['CATSDOGS_PORT']}"
-    assert f"{secure}/predict" in started.stdout
+    assert f"{secure}/predict" in told
     authority = str(tmp_path / "caddy/pki/authorities/local/root.crt")
 
     answer = requests.post(f"{secure}/predict", data=CAT, verify=authority, timeout=30)

@@ -8,8 +8,8 @@ import pytest
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server
 
 PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 KEYS = ["a" * 32, "B_-9" * 16]
@@ -19,8 +19,7 @@ KEYS = ["a" * 32, "B_-9" * 16]
 def guarded(own_server: Server) -> str:
     """The gateway's address."""
     own_server.environment["CATSDOGS_API_KEYS"] = ",".join(KEYS)
-    started = own_server.serve("--detach")
-    assert started.returncode == 0, started.stderr
+    own_server.start()
     return own_server.address("gateway")
 
 

@@ -12,7 +12,7 @@ import requests
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
+from tests.e2e.servers import Server, wait_until
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 # What may stand in a line of gateway.log.

@@ -12,8 +12,8 @@ import requests
 from handler.photo import decode_photo
 from handler.quantities import bin_of, quantities
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
 from tests.e2e.load import CAT, is_whole
+from tests.e2e.servers import Server, wait_until
 
 CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
 MODEL = 'ModelName="catsdogs",Level="Model"'

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page, Route, expect, sync_play
 
 from handler.photo import decode_photo
 from tests.conftest import REPOSITORY, needs
-from tests.e2e.conftest import Server, wait_until
+from tests.e2e.servers import Server, wait_until
 
 pytestmark = needs("chromium")
 
@@ -245,7 +245,7 @@ def test_a_key_is_asked_for_and_each_card_tells_which_version_answered(
     own_server.environment |= {
         "CATSDOGS_API_KEYS": "k" * 32, "CATSDOGS_CANARY": "50", "CATSDOGS_CANARY_VERSION": "2.0"
     }  # fmt: skip
-    assert own_server.serve("--detach").returncode == 0
+    own_server.start()
     with opened(browser, own_server) as page:
         page.set_input_files("#files", [CAT] * 4)
         verdicts(page, [re.compile("wants an API key")] * 4)

@@ -16,9 +16,9 @@ import requests
 import torch
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
 from tests.e2e.corrupt import HANDLER, corrupt
 from tests.e2e.load import Load
+from tests.e2e.servers import Server
 from training.archive import archive
 
 PROGRAM = REPOSITORY / "tools/rollout"
@@ -76,7 +76,7 @@ def slow(store: Path) -> str:
 
 
 def versions(server: Server, path: str = "/all") -> list[str]:
-    url = f"{server.address('management')}/models/catsdogs{path}"
+    url = f"{server.models}/catsdogs{path}"
     told: list[dict[str, Any]] = requests.get(url, timeout=30).json()
     return [version["modelVersion"] for version in told]
 
@@ -104,7 +104,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
         corrupt(store / "catsdogs.mar", fault, f"2.{number}", store / name)
         with_checksum(store / name)
     refused["catsdogs-2.3.mar"] = "its workers die while they load it"
-    assert own_server.serve("--detach").returncode == 0
+    own_server.start()
 
     with Load(own_server, clients=4) as load:
         load.wait_for(20)
@@ -128,7 +128,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
 
     # The next start serves it, too.
     assert own_server.serve("--stop").returncode == 0
-    assert own_server.serve("--detach").returncode == 0
+    own_server.start()
     assert versions(own_server) == ["2.0"]
 
 

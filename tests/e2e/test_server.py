@@ -19,7 +19,7 @@ from PIL import Image
 
 from handler.backend import computes_int8
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.servers import Server
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 
@@ -127,7 +127,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def test_the_management_api_describes_the_model(server: Server) -> None:
-    url = f"{server.address('management')}/models/catsdogs"
+    url = f"{server.models}/catsdogs"
     (model,) = requests.get(url, params={"customized": "true"}, timeout=30).json()
     about = model["customizedMetadata"]
     card = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
@@ -143,14 +143,12 @@ def test_the_management_api_describes_the_model(server: Server) -> None:
 
 
 def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
-    models = f"{server.address('management')}/models"
-    options = {"url": "catsdogs-2.0.mar", "initial_workers": "1"}
-    registered = requests.post(models, params=options, timeout=120)
+    registered = server.register("catsdogs-2.0.mar")
     assert registered.status_code == 200, registered.text
-    assert requests.post(models, params=options, timeout=120).status_code == 409
+    assert server.register("catsdogs-2.0.mar").status_code == 409
     assert put(server, CAT, "/2.0").json()["model_version"] == "2.0"
     assert put(server, CAT).json()["model_version"] != "2.0"
-    assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
+    assert requests.delete(f"{server.models}/catsdogs/2.0", timeout=60).status_code == 200
     assert put(server, CAT, "/2.0").status_code == 404
     assert put(server, CAT).status_code == 200
 

@@ -8,7 +8,7 @@ import psutil
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
+from tests.e2e.servers import Server, wait_until
 
 CAT = REPOSITORY / "tests/pictures/cat.jpg"
 

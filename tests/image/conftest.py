@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import wait_until
+from tests.e2e.servers import wait_until
 
 collect_ignore_glob = [] if "CATSDOGS_IMAGE_TEST" in os.environ else ["test_*.py"]
 

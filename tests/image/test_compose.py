@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import wait_until
 from tests.e2e.load import CAT
+from tests.e2e.servers import free_ports, wait_until
 
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 

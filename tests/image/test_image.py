@@ -16,8 +16,8 @@ import requests
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import wait_until
 from tests.e2e.load import CAT, REFUSED, Load
+from tests.e2e.servers import wait_until
 from tests.image.conftest import HARDENED, Container, docker
 from training.archive import archive
 

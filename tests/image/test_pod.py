@@ -23,8 +23,8 @@ import requests
 
 from tests.chart.conftest import app_version, needs_helm, quantity, render
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import wait_until
 from tests.e2e.load import CAT, Load
+from tests.e2e.servers import wait_until
 from tests.image.conftest import DOCKER, Container, docker
 from tests.image.test_image import GONE
 from training.archive import archive
