@@ -18,6 +18,9 @@ from training.model import SimpleCNN, half_precision
 from training.params import Params, load_params
 
 REPOSITORY = Path(__file__).parent.parent
+# Of the released weights.
+CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
+VERSION, CLASSES = CARD["version"], CARD["classes"]
 # Of untrained weights, whose activations shrink from layer to layer.
 RANGES = {
     "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],

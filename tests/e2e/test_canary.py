@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import requests
 
+from tests.conftest import VERSION
 from tests.e2e.load import CAT
 from tests.e2e.servers import Server, wait_until
 
@@ -32,8 +33,8 @@ def answering(url: str, number: int) -> Counter[str]:
 def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> None:
     door = serve_canary(own_server)
     for path in ("/predict", "/predictions/catsdogs", "/explain"):
-        assert answering(door + path, 8) == {"1.1": 6, "2.0": 2}
-    for version in ("1.1", "2.0"):
+        assert answering(door + path, 8) == {VERSION: 6, "2.0": 2}
+    for version in (VERSION, "2.0"):
         assert answering(f"{door}/predictions/catsdogs/{version}", 8) == {version: 8}
 
     # What the gateway promises holds on this way, too.
@@ -64,7 +65,7 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
         return all(answer.status_code == 200 for answer in answers)
 
     wait_until(all_by_the_other)
-    assert answering(f"{door}/predict", 8) == {"1.1": 8}
+    assert answering(f"{door}/predict", 8) == {VERSION: 8}
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import REPOSITORY
+from tests.conftest import CLASSES
+from tests.e2e.load import CAT
 from tests.e2e.servers import Server, wait_until
 
-CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 # What may stand in a line of gateway.log.
 GATEWAY_KEYS = {
     "level", "ts", "logger", "msg", "request", "bytes_read", "duration", "size", "status", "uuid",
@@ -54,7 +54,7 @@ def test_an_answered_photo_has_a_line_that_is_json_alone(server: Server) -> None
     assert 0 < line.pop("milliseconds") < 30_000
     assert line == {
         "request_id": request, "photo": 1, "status": 200, "bytes": len(CAT), "pixels": "451x300",
-        "label": "cat", "confidence": response.json()["confidence"],
+        **{name: response.json()[name] for name in ("label", "confidence")},
     }  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def test_each_photo_of_a_form_has_a_line(server: Server) -> None:
     files = {"X-Request-Id": ("1.jpg", CAT), "two": ("2.jpg", CAT[:900])}
     request, _ = predict(server, files=files)
     good, bad = lines_of(server, request, 2)
-    assert (good["status"], good["label"], bad["status"]) == (200, "cat", 400)
+    assert (good["status"], bad["status"]) == (200, 400)
+    assert good["label"] in CLASSES
     assert (good["photo"], bad["photo"]) == (1, 2)
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 import requests
 
 from handler.photo import decode_photo
 from handler.quantities import bin_of, quantities
-from tests.conftest import REPOSITORY
+from tests.conftest import CARD, VERSION
 from tests.e2e.load import CAT, is_whole
 from tests.e2e.servers import Server, wait_until
 
-CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
 MODEL = 'ModelName="catsdogs",Level="Model"'
 HANDLER = re.compile(r"prediction|photo_")
 REQUESTS = "caddy_http_request_duration_seconds_count"
@@ -31,8 +30,8 @@ def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
     return values
 
 
-def ask_a_known_mix(server: Server) -> list[float]:
-    """Confidences of the three cats among four requests with photos, beside other requests."""
+def ask_a_known_mix(server: Server) -> list[dict[str, Any]]:
+    """What is said of the three cats among four requests with photos, beside other requests."""
     gateway = server.address("gateway")
     form = {"cat": ("1.jpg", CAT), "cut": ("2.jpg", CAT[:-500])}
     answers = [
@@ -46,14 +45,13 @@ def ask_a_known_mix(server: Server) -> list[float]:
         assert requests.get(gateway + path, timeout=30).status_code == 200
     assert requests.get(f"{gateway}/predict", timeout=30).status_code == 405
     assert requests.post(f"{gateway}/nothing", data=CAT, timeout=30).status_code == 404
-    cats = [answer.json() for answer in answers[:2]] + [answers[2].json()["photos"]["cat"]]
-    return [cat["confidence"] for cat in cats]
+    return [answer.json() for answer in answers[:2]] + [answers[2].json()["photos"]["cat"]]
 
 
-def expected_of_the_handler(confidences: list[float]) -> dict[str, float]:
+def expected_of_the_handler(cats: list[dict[str, Any]]) -> dict[str, float]:
     bins: Counter[str] = Counter()
-    for confidence in confidences:
-        for name, value in quantities(decode_photo(CAT), (451, 300), confidence).items():
+    for cat in cats:
+        for name, value in quantities(decode_photo(CAT), (451, 300), cat["confidence"]).items():
             number = bin_of(value, CARD["reference"]["quantities"][name]["edges"])
             bins[f'photo_quantity_total{{quantity="{name}",bin="{number}",{MODEL}}}'] += 1
     return {
@@ -61,7 +59,7 @@ def expected_of_the_handler(confidences: list[float]) -> dict[str, float]:
         f"prediction_latency_seconds_count{{{MODEL}}}": 4,
         f"prediction_batches_total{{{MODEL}}}": 4,
         f"prediction_batched_photos_total{{{MODEL}}}": 3,
-        f'predictions_by_class{{class_name="cat",{MODEL}}}': 3,
+        f'predictions_by_class{{class_name="{cats[0]["label"]}",{MODEL}}}': 3,
         f'prediction_errors_total{{type="InvalidPhotoException",{MODEL}}}': 1,
         f'prediction_errors_total{{type="UnsupportedPhotoException",{MODEL}}}': 1,
         **bins,
@@ -108,7 +106,7 @@ def test_the_gateway_tells_each_request_by_status(server: Server) -> None:
 
 def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
     def told(name: str) -> float:
-        return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="1.1"}}']
+        return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="{VERSION}"}}']
 
     wait_until(lambda: is_whole(server), 90)
     workers = len(server.workers())

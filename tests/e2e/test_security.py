@@ -10,10 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY
+from tests.e2e.load import CAT
 from tests.e2e.servers import SECRETS, Server
-
-CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 
 
 def ask(server: Server, method: str, target: str, **headers: str) -> tuple[int, str, bytes]:
