@@ -78,6 +78,11 @@ class Server:
             raise RuntimeError(started.stderr)
         return started.stdout
 
+    def lines(self, log: str) -> list[dict[str, Any]]:
+        """Of a log that is JSON throughout; without a last line that is still being written."""
+        text = (self.folder / "logs" / log).read_text()
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
     def launcher(self) -> psutil.Process:
         state = json.loads((self.folder / "logs/serve.json").read_text())
         return psutil.Process(state["pid"])

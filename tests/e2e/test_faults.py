@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
 from tests.conftest import REPOSITORY
 from tests.e2e import abuse
@@ -17,12 +17,18 @@ from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from tests.e2e.load import CAT, REFUSED, Load, is_whole
 from tests.e2e.servers import Server, wait_until
 
-BATCH = 2  # as in model-config.yaml
+BATCH = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())["batchSize"]
 SECONDS_TO_RECOVER = 90  # of 5, when nothing else runs
 
 
 def wait_until_whole(server: Server) -> None:
     wait_until(lambda: is_whole(server), SECONDS_TO_RECOVER)
+
+
+def waiting(server: Server) -> int:
+    """Photos in TorchServe's queue, which no worker has yet."""
+    (model,) = requests.get(f"{server.models}/catsdogs", timeout=30).json()
+    return int(model["jobQueueStatus"]["pendingRequests"])
 
 
 def failures(load: Load) -> Counter[int]:
@@ -107,9 +113,10 @@ def test_sigterm_loses_no_request_that_the_door_has_accepted(
         load.wait_for(20)
         launcher.terminate()
         assert launcher.wait(60) == 0
-    log = map(json.loads, (own_server.folder / "logs/gateway.log").read_text().splitlines())
     taken = {
-        line["request_id"]: line["status"] for line in log if line["request"]["uri"] == "/predict"
+        line["request_id"]: line["status"]
+        for line in own_server.lines("gateway.log")
+        if line["request"]["uri"] == "/predict"
     }
     assert taken == {str(answer.number): 200 for answer in load.answers if answer.status}
     assert {answer.error for answer in load.failed()} <= set(REFUSED)
@@ -122,11 +129,10 @@ def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
     own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
     processes = own_server.processes()
-    with Load(own_server, clients=4) as load:
+    with Load(own_server, clients=BATCH + 2) as load:
         load.wait_for(4)
         own_server.workers()[0].suspend()
-        stopped = time.monotonic()
-        wait_until(lambda: time.monotonic() > stopped + 1)  # until it has a batch
+        wait_until(lambda: waiting(own_server) >= 2)  # so the worker has a batch
         launcher.terminate()
         assert launcher.wait(60) == 0
     assert not any(process.is_running() for process in processes)

@@ -11,7 +11,22 @@ import requests
 
 from tests.conftest import CLASSES, REPOSITORY
 from tests.e2e.load import CAT
-from tests.e2e.servers import Server
+from tests.e2e.servers import Server, wait_until
+
+
+def photos_counted(server: Server) -> list[str]:
+    """Until the answer begins, and until it ends."""
+    listener = f"{server.address('gateway_metrics')}/metrics/gateway"
+    counted = requests.get(listener, timeout=30).text
+    return re.findall(r'duration_seconds_count{code="200".*method="POST".*} (\d+)', counted)
+
+
+def is_asked_by(program: str, server: Server, authority: str) -> bool:
+    server.environment |= {"SSL_CERT_FILE": authority, "CURL_CA_BUNDLE": authority}
+    photo = REPOSITORY / "tests/pictures/cat.jpg"
+    asked = server.run(sys.executable, REPOSITORY / "tools" / program, photo)
+    assert asked.returncode == 0, asked.stderr
+    return "confidence" in asked.stdout
 
 
 @pytest.mark.slow
@@ -40,15 +55,8 @@ def test_with_a_domain_the_gateway_speaks_https_and_sends_browsers_on_to_it(
     assert sent_on.status_code == 308
     assert sent_on.headers["Location"] == f"{secure}/predict"
 
-    inside = own_server.address("gateway_metrics")
-    assert requests.get(f"{inside}/ready", timeout=30).status_code == 200
-    counted = requests.get(f"{inside}/metrics/gateway", timeout=30).text
-    of_photos = re.findall(r'duration_seconds_count{code="200".*method="POST".*} (\d+)', counted)
-    assert of_photos == ["1", "1"]  # until the answer begins, and until it ends
-
-    own_server.environment |= {"SSL_CERT_FILE": authority, "CURL_CA_BUNDLE": authority}
-    photo = REPOSITORY / "tests/pictures/cat.jpg"
+    ready = f"{own_server.address('gateway_metrics')}/ready"
+    assert requests.get(ready, timeout=30).status_code == 200
+    wait_until(lambda: photos_counted(own_server) == ["1", "1"])
     for program in ("demo", "classify"):
-        asked = own_server.run(sys.executable, REPOSITORY / "tools" / program, photo)
-        assert asked.returncode == 0, asked.stderr
-        assert "confidence" in asked.stdout
+        assert is_asked_by(program, own_server, authority)
