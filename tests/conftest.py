@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from handler.photo import SIDE
 from tests.made_photos import made_photo
 from training.model import SimpleCNN, half_precision
 from training.params import Params, load_params
+
+# A machine that is busy is no fault of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 REPOSITORY = Path(__file__).parent.parent
 # Of the released weights.

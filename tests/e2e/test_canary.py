@@ -67,7 +67,7 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
         assert {answer.status_code for answer in answers} <= {200, 503}
         return all(answer.status_code == 200 for answer in answers)
 
-    wait_until(all_by_the_other)
+    wait_until(all_by_the_other, 60)
     assert answering(f"{door}/predict", 8) == {VERSION: 8}
 
 

@@ -113,7 +113,7 @@ def test_it_waits_for_a_server_that_comes_back(own_server: Server, tmp_path: Pat
         assert own_server.serve("--stop").returncode == 0
         assert len(read_csv(output)) < len(photos)
         own_server.start()
-        _, complaint = running.communicate(timeout=120)
+        _, complaint = running.communicate(timeout=300)
     assert running.returncode == 0, complaint
     assert [row["file"] for row in read_csv(output)] == photos
     assert {row["label"] for row in read_csv(output)} <= set(CLASSES)

@@ -227,8 +227,8 @@ def test_what_never_arrives_is_given_up_after_its_deadline(door: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         given_up = list(pool.map(lambda start: until_closed(door, start), starts))
         assert requests.put(f"{door}/predict", data=CAT, timeout=60).status_code == 200
-    assert given_up[0][0] == pytest.approx(5, abs=4)
-    assert [seconds for seconds, _ in given_up[1:]] == [pytest.approx(30, abs=4)] * 3
+    assert 4 < given_up[0][0] < 20  # 5, when nothing else runs
+    assert all(29 < seconds < 50 for seconds, _ in given_up[1:])  # 30
     for _, answer in given_up[1:]:
         response = http.client.HTTPResponse(_Answer(answer))
         response.begin()

@@ -65,8 +65,8 @@ def test_a_photo_is_classified_and_found_in_prometheus(project: Project) -> None
         )
         return "=> 1 " in told
 
-    wait_until(lambda: counted("sum(prediction_requests_total) >= bool 1"), 40)
-    wait_until(lambda: counted('min(up{job=~"cats-dogs-.*"})'), 40)
+    wait_until(lambda: counted("sum(prediction_requests_total) >= bool 1"), 90)
+    wait_until(lambda: counted('min(up{job=~"cats-dogs-.*"})'), 90)
 
 
 def test_a_run_is_logged_to_mlflow_from_beside_it(project: Project) -> None:

@@ -93,8 +93,11 @@ class Pod:
         probe = container[kind]
         if "exec" in probe:
             command = [DOCKER, "exec", self.containers[name].name, *probe["exec"]["command"]]
-            seconds = probe["timeoutSeconds"]
-            return subprocess.run(command, timeout=seconds, capture_output=True).returncode == 0
+            try:
+                done = subprocess.run(command, timeout=probe["timeoutSeconds"], capture_output=True)
+            except subprocess.TimeoutExpired:
+                return False
+            return done.returncode == 0
         ports = {port["name"]: port["containerPort"] for port in container["ports"]}
         url = self.address().replace(":8000", f":{ports[probe['httpGet']['port']]}")
         try:
