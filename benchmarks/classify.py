@@ -16,7 +16,7 @@ from benchmarks.gateway import Target
 from benchmarks.machine import processor
 from benchmarks.serving import PHOTO, wrk
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, temporary_server
+from tests.e2e.servers import Server, temporary_server
 from training.markdown import write_between_marks
 
 MARK = "bulk, written by `python -m benchmarks.classify`"

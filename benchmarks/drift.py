@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from handler.catsdogs_handler import CatsDogsHandler
 from handler.quantities import bin_of, quantities
-from tests.monitoring.traffic import CARD, PER_STEP, STEP, firing
+from tests.conftest import CARD
+from tests.monitoring.traffic import PER_STEP, STEP, firing
 from training.data import Split
 from training.files import write_json
 from training.markdown import percent, table, write_between_marks

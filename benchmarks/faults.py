@@ -25,9 +25,9 @@ import requests
 
 from benchmarks.machine import processor
 from tests.e2e import abuse
-from tests.e2e.conftest import Server, new_server
-from tests.e2e.corrupt import CORRUPTIONS, corrupt
+from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from tests.e2e.load import LATE, Load, is_whole
+from tests.e2e.servers import Server, new_server, started
 from training.archive import archive
 from training.files import write_json
 from training.markdown import table, write_between_marks
@@ -43,10 +43,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAULTS))
-    names = parser.parse_args().names or list(FAULTS)
-    if unknown := set(names) - set(FAULTS):
-        parser.error(f"unknown: {', '.join(unknown)}; take of {', '.join(FAULTS)}")
+    possible = [name for name in FAULTS if is_possible(name)]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(possible))
+    names = parser.parse_args().names or possible
+    if unknown := set(names) - set(possible):
+        parser.error(f"unknown: {', '.join(unknown)}; take of {', '.join(possible)}")
     with tempfile.TemporaryDirectory() as folder:
         archive(ROOT / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
         for name in names:
@@ -68,17 +69,12 @@ def measure(fault: Callable[[Server], None], folder: Path, store: Path) -> dict[
     """Start a server, keep it busy, do the fault, and wait until it is whole again."""
     folder.mkdir()
     server = new_server(folder, store)
-    with prepared(fault, server):
-        start(server)
-        try:
-            with Load(server) as load:
-                load.wait_for(100)
-                fault(server)
-                done = time.monotonic()
-                whole = seconds_until_whole(server, done)
-                load.wait_for(50, since=done + whole)
-        finally:
-            server.stop()
+    with prepared(fault, server), started(server), Load(server) as load:
+        load.wait_for(100)
+        fault(server)
+        done = time.monotonic()
+        whole = seconds_until_whole(server, done)
+        load.wait_for(50, since=done + whole)
     return load.summary() | {"whole after": round(whole, 1)}
 
 
@@ -96,20 +92,13 @@ def prepared(fault: Callable[[Server], None], server: Server) -> Iterator[None]:
         subprocess.run(["umount", "-l", tmp], check=True)
 
 
-def start(server: Server) -> None:
-    """Raises RuntimeError with the reason when it doesn't."""
-    started = server.serve("--detach")
-    if started.returncode:
-        raise RuntimeError(started.stderr)
-
-
 def seconds_until_whole(server: Server, since: float) -> float:
     """As a supervisor would, it starts a server that has ended."""
     while not is_whole(server):
         if time.monotonic() - since > SECONDS_TO_RECOVER:
             raise RuntimeError(f"not whole after {SECONDS_TO_RECOVER} s")
         if not server.processes():
-            start(server)
+            server.start()
         time.sleep(0.1)
     return time.monotonic() - since
 
@@ -175,22 +164,16 @@ def register_corrupt_archives(server: Server) -> None:
     store = server.folder / "model_store"
     for number, name in enumerate([*CORRUPTIONS, "half an archive"]):
         corrupt(store / "catsdogs.mar", name, f"9.{number}", store / "broken.mar")
-        refused = register(server, "broken.mar")
+        refused = server.register("broken.mar", workers=2)
         if refused.status_code < 400:
             raise RuntimeError(f"{name}: {refused.text}")
 
 
 def unregister(server: Server) -> None:
     """And register it again 5 s later."""
-    models = f"{server.address('management')}/models"
-    requests.delete(f"{models}/catsdogs", timeout=60).raise_for_status()
+    requests.delete(f"{server.models}/catsdogs", timeout=60).raise_for_status()
     time.sleep(5)
-    register(server, "catsdogs.mar").raise_for_status()
-
-
-def register(server: Server, url: str) -> requests.Response:
-    models = f"{server.address('management')}/models"
-    return requests.post(models, params={"url": url, "initial_workers": "2"}, timeout=200)
+    server.register("catsdogs.mar", workers=2).raise_for_status()
 
 
 def sigterm_launcher(server: Server) -> None:
@@ -227,12 +210,6 @@ def exhaust_retries(server: Server) -> None:
     launcher.wait(SECONDS_TO_RECOVER)
 
 
-def spoil_loaded_model(server: Server) -> None:
-    """In the folder to which TorchServe has extracted the archive."""
-    for card in Path(server.environment["TMPDIR"]).glob("*/models/*/catsdogs.json"):
-        card.write_text("")
-
-
 FAULTS: dict[str, Callable[[Server], None]] = {
     fault.__name__.replace("_", "-"): fault
     for fault in (
@@ -242,8 +219,11 @@ FAULTS: dict[str, Callable[[Server], None]] = {
         exhaust_retries,
     )
 }  # fmt: skip
-if sys.platform != "linux" or os.geteuid() != 0:
-    del FAULTS["fill-temporary-folder"]
+
+
+def is_possible(name: str) -> bool:
+    """Only root on Linux can mount a small temporary folder."""
+    return name != "fill-temporary-folder" or (sys.platform == "linux" and os.geteuid() == 0)
 
 
 def report(results: dict[str, Any]) -> str:

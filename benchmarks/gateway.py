@@ -15,7 +15,7 @@ from benchmarks.machine import processor
 from benchmarks.peers.servers import SERVERS, Peer
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, Figures, wrk
-from tests.e2e.conftest import Server, temporary_server
+from tests.e2e.servers import Server, temporary_server
 from training.markdown import table, write_between_marks
 
 MARK = "gateway, written by `python -m benchmarks.gateway`"

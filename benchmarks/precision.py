@@ -12,6 +12,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import openvino
@@ -52,8 +53,11 @@ def main() -> None:
     machines = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     machines[processor()] = {"photos": len(labels), "rows": rows}
     write_json(RESULT, machines)
-    tables = [table(machine, **figures) for machine, figures in machines.items()]
-    markdown.write_between_marks(DOCUMENT, MARK, "\n\n".join(tables))
+    markdown.write_between_marks(DOCUMENT, MARK, report(machines))
+
+
+def report(machines: dict[str, dict[str, Any]]) -> str:
+    return "\n\n".join(table(machine, **figures) for machine, figures in machines.items())
 
 
 def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:

@@ -26,7 +26,7 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.machine import processor
-from tests.e2e.conftest import Server, temporary_server
+from tests.e2e.servers import Server, temporary_server
 from tests.hostile import good_pictures, hostile_files, mutations
 from training.files import write_json
 from training.markdown import table, write_between_marks

@@ -11,13 +11,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from handler.photo import SIDE
 from tests.made_photos import made_photo
 from training.model import SimpleCNN, half_precision
 from training.params import Params, load_params
 
+# A machine that is busy is no fault of what is tested.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
+
 REPOSITORY = Path(__file__).parent.parent
+# Of the released weights.
+CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
+VERSION, CLASSES = CARD["version"], CARD["classes"]
 # Of untrained weights, whose activations shrink from layer to layer.
 RANGES = {
     "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+
+from tests.e2e.servers import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 PEERS = REPOSITORY / ".venv-peers/bin"
@@ -197,11 +198,3 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     for one in alive:
         one.kill()
     psutil.wait_procs(alive, timeout=10)
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

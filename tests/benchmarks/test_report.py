@@ -1,24 +1,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
-from benchmarks import ablation, report, training
+import pytest
+
+from benchmarks import ablation, drift, faults, precision, report, soak, training
 from tests.conftest import REPOSITORY
 from training.markdown import wrapped
 
 
-def between(path: str, mark: str) -> str:
-    text = (REPOSITORY / path).read_text()
-    return text.split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip()
+def between(path: Path, mark: str) -> str:
+    return path.read_text().split(f"<!-- {mark} -->")[1].split(f"<!-- end of {mark} -->")[0].strip()
 
 
 def test_the_table_of_servers_is_the_measured_one() -> None:
     result = json.loads((REPOSITORY / "benchmarks/serving.json").read_text())
-    assert report.table(result) in between("docs/benchmarks.md", report.MARK)
-    assert wrapped(report.about(result)) == between("README.md", report.README_MARK)
+    assert report.table(result) in between(report.DOCUMENT, report.MARK)
+    assert wrapped(report.about(result)) == between(report.README, report.README_MARK)
 
 
-def test_the_tables_about_training_are_the_measured_ones() -> None:
-    for module in (ablation, training):
-        result = json.loads(module.RESULT.read_text())
-        assert module.table(result).strip() == between("docs/training.md", module.MARK)
+@pytest.mark.parametrize(
+    ("module", "mark", "written"),
+    [
+        (ablation, ablation.MARK, ablation.table),
+        (drift, drift.SHIFTS, drift.shift_report),
+        (drift, drift.ESTIMATES, drift.estimate_report),
+        (faults, faults.MARK, faults.report),
+        (precision, precision.MARK, precision.report),
+        (soak, soak.MARK, soak.report),
+        (training, training.MARK, training.table),
+    ],
+)
+def test_what_a_document_tells_is_what_was_measured(
+    module: ModuleType, mark: str, written: Callable[[object], str]
+) -> None:
+    result = json.loads(module.RESULT.read_text())
+    assert written(result).strip() == between(module.DOCUMENT, mark)

@@ -48,7 +48,7 @@ def test_manifests_are_what_kubernetes_knows_and_nothing_more(version: str) -> N
 
 
 @given(names, st.sampled_from(["", *"ab", "a-long-name-of-a-chart-that-goes-on-and-on"]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_names_are_valid_whatever_the_release_is_called(release: str, name: str) -> None:
     for (kind, found), manifest in render(EVERYTHING | {"nameOverride": name}, release).items():
         assert re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", found), found

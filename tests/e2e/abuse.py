@@ -9,8 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-from tests.e2e.conftest import Server
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server
 
 Client = Callable[[Server, float], None]
 
@@ -37,14 +37,15 @@ def connect(server: Server) -> socket.socket:
 
 
 def answers_to(server: Server, request: bytes) -> bytes:
-    """All that comes back for `request` until the server closes, or is silent for a while."""
+    """All that comes back for `request` until the server closes, or falls silent after it."""
     with connect(server) as connection:
         connection.sendall(request)
-        connection.settimeout(3)
+        connection.settimeout(30)
         received = b""
         with suppress(TimeoutError, ConnectionResetError):
             while part := connection.recv(65536):
                 received += part
+                connection.settimeout(3)
     return received
 
 

@@ -1,4 +1,4 @@
-"""Archives that can't serve, made from one that can."""
+"""Archives that can't serve, made from one that can, and one that is served spoilt."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+
+from tests.e2e.servers import Server
 
 Files = dict[str, bytes]  # by their names in the archive
 HANDLER = "catsdogs_handler.py"
@@ -64,6 +66,12 @@ def corrupt(archive: Path, corruption: str, version: str, output: Path) -> None:
             target.writestr(name, content)
     if corruption not in CORRUPTIONS:
         output.write_bytes(output.read_bytes()[: output.stat().st_size // 2])
+
+
+def spoil_loaded_model(server: Server) -> None:
+    """In the folder to which TorchServe has extracted the archive."""
+    for card in Path(server.environment["TMPDIR"]).glob("*/models/*/catsdogs.json"):
+        card.write_text("")
 
 
 def saved(state: dict[str, torch.Tensor]) -> bytes:

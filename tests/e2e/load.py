@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
+from tests.e2e.servers import Server, wait_until
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 # The gateway waits 2 s for a place, 1 s for a connection and 20 s for an answer.
@@ -136,7 +136,7 @@ def is_whole(server: Server) -> bool:
     try:
         if requests.get(f"{server.address('gateway')}/ready", timeout=LATE).status_code != 200:
             return False
-        models = requests.get(f"{server.address('management')}/models/catsdogs", timeout=5).json()
+        models = requests.get(f"{server.models}/catsdogs", timeout=5).json()
         return all(worker["status"] == "READY" for worker in models[0]["workers"])
     except (requests.RequestException, LookupError):
         return False

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import time
+import uuid
 from collections import Counter
 
 import pytest
 import requests
 
-from tests.e2e.conftest import Server, wait_until
+from tests.conftest import VERSION
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server, wait_until
 
 
 def serve_canary(server: Server, percent: str = "25") -> str:
     """The gateway's address."""
     server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "2.0"}
-    started = server.serve("--detach")
-    assert started.returncode == 0, started.stderr
-    assert "catsdogs 2.0 is served by 1 workers" in started.stdout
+    assert "catsdogs 2.0 is served by 1 workers" in server.start()
     return server.address("gateway")
 
 
@@ -30,26 +28,30 @@ def answering(url: str, number: int) -> Counter[str]:
     return Counter(answer.json()["model_version"] for answer in answers)
 
 
+def what_the_gateway_promises_holds(server: Server, door: str) -> None:
+    name = {"X-Request-Id": f"mine-{uuid.uuid4()}"}
+    cut = requests.post(f"{door}/predict", data=CAT[:-500], headers=name, timeout=30)
+    assert cut.status_code == cut.json()["code"] == 400
+    assert cut.headers["X-Request-Id"] == name["X-Request-Id"]
+    assert cut.headers["Cache-Control"] == "no-store"
+    large = requests.post(f"{door}/predict", data=CAT + bytes(600_000), timeout=30)
+    assert large.status_code == 200
+    too_large = requests.post(f"{door}/predict", data=bytes(13 * 2**20), timeout=30)
+    assert too_large.status_code == 413
+    wait_until(
+        lambda: name["X-Request-Id"] in [line["request_id"] for line in server.lines("photos.log")]
+    )
+
+
 @pytest.mark.slow
 def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> None:
     door = serve_canary(own_server)
     for path in ("/predict", "/predictions/catsdogs", "/explain"):
-        assert answering(door + path, 8) == {"1.1": 6, "2.0": 2}
-    for version in ("1.1", "2.0"):
+        assert answering(door + path, 8) == {VERSION: 6, "2.0": 2}
+    for version in (VERSION, "2.0"):
         assert answering(f"{door}/predictions/catsdogs/{version}", 8) == {version: 8}
-
-    # What the gateway promises holds on this way, too.
-    for _ in range(4):
-        name = {"X-Request-Id": f"mine-{time.time()}"}
-        cut = requests.post(f"{door}/predict", data=CAT[:-500], headers=name, timeout=30)
-        assert cut.status_code == cut.json()["code"] == 400
-        assert cut.headers["X-Request-Id"] == name["X-Request-Id"]
-        assert cut.headers["Cache-Control"] == "no-store"
-        large = requests.post(f"{door}/predict", data=CAT + bytes(600_000), timeout=30)
-        assert large.status_code == 200
-        assert requests.post(f"{door}/predict", data=bytes(13 * 2**20)).status_code == 413
-        log = (own_server.folder / "logs/photos.log").read_text().splitlines()
-        assert name["X-Request-Id"] in [json.loads(line)["request_id"] for line in log]
+    for _ in range(4):  # by both ways
+        what_the_gateway_promises_holds(own_server, door)
 
     # Another percentage is not what runs.
     own_server.environment["CATSDOGS_CANARY"] = "50"
@@ -57,7 +59,7 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
     assert other.returncode == 2
     assert "with another CATSDOGS_CANARY; stop it first (make stop)" in other.stderr
 
-    canary = f"{own_server.address('management')}/models/catsdogs/2.0"
+    canary = f"{own_server.models}/catsdogs/2.0"
     assert requests.delete(canary, timeout=60).status_code == 200
 
     def all_by_the_other() -> bool:
@@ -65,8 +67,8 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
         assert {answer.status_code for answer in answers} <= {200, 503}
         return all(answer.status_code == 200 for answer in answers)
 
-    wait_until(all_by_the_other)
-    assert answering(f"{door}/predict", 8) == {"1.1": 8}
+    wait_until(all_by_the_other, 60)
+    assert answering(f"{door}/predict", 8) == {VERSION: 8}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -10,20 +9,26 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 
-from benchmarks.faults import spoil_loaded_model
 from tests.conftest import REPOSITORY
 from tests.e2e import abuse
-from tests.e2e.conftest import Server, wait_until
-from tests.e2e.corrupt import CORRUPTIONS, corrupt
+from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from tests.e2e.load import CAT, REFUSED, Load, is_whole
+from tests.e2e.servers import Server, wait_until
 
-BATCH = 2  # as in model-config.yaml
+BATCH = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())["batchSize"]
 SECONDS_TO_RECOVER = 90  # of 5, when nothing else runs
 
 
 def wait_until_whole(server: Server) -> None:
     wait_until(lambda: is_whole(server), SECONDS_TO_RECOVER)
+
+
+def waiting(server: Server) -> int:
+    """Photos in TorchServe's queue, which no worker has yet."""
+    (model,) = requests.get(f"{server.models}/catsdogs", timeout=30).json()
+    return int(model["jobQueueStatus"]["pendingRequests"])
 
 
 def failures(load: Load) -> Counter[int]:
@@ -108,9 +113,10 @@ def test_sigterm_loses_no_request_that_the_door_has_accepted(
         load.wait_for(20)
         launcher.terminate()
         assert launcher.wait(60) == 0
-    log = map(json.loads, (own_server.folder / "logs/gateway.log").read_text().splitlines())
     taken = {
-        line["request_id"]: line["status"] for line in log if line["request"]["uri"] == "/predict"
+        line["request_id"]: line["status"]
+        for line in own_server.lines("gateway.log")
+        if line["request"]["uri"] == "/predict"
     }
     assert taken == {str(answer.number): 200 for answer in load.answers if answer.status}
     assert {answer.error for answer in load.failed()} <= set(REFUSED)
@@ -123,11 +129,10 @@ def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
     own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
     processes = own_server.processes()
-    with Load(own_server, clients=4) as load:
+    with Load(own_server, clients=BATCH + 2) as load:
         load.wait_for(4)
         own_server.workers()[0].suspend()
-        stopped = time.monotonic()
-        wait_until(lambda: time.monotonic() > stopped + 1)  # until it has a batch
+        wait_until(lambda: waiting(own_server) >= 2)  # so the worker has a batch
         launcher.terminate()
         assert launcher.wait(60) == 0
     assert not any(process.is_running() for process in processes)
@@ -173,15 +178,14 @@ def test_a_request_with_two_meanings_is_refused_with_what_follows_it(
     assert "smuggled" not in (server.folder / "logs/access.log").read_text()
 
 
-def register(server: Server, corruption: str, version: str, **options: str) -> requests.Response:
+def register_corrupt(server: Server, corruption: str, version: str) -> requests.Response:
     store = server.folder / "model_store"
-    corrupt(store / "catsdogs.mar", corruption, version, store / f"catsdogs-{version}.mar")
-    options |= {"url": f"catsdogs-{version}.mar", "initial_workers": "1"}
-    models = f"{server.address('management')}/models"
+    archive = store / f"catsdogs-{version}.mar"
+    corrupt(store / "catsdogs.mar", corruption, version, archive)
     try:
-        return requests.post(models, params=options, timeout=200)
+        return server.register(archive.name)
     finally:
-        (store / f"catsdogs-{version}.mar").unlink()
+        archive.unlink()
 
 
 QUICK = ["half an archive", "a handler with a syntax error"]
@@ -193,7 +197,7 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
     version = f"9.{list(dict.fromkeys([*QUICK, *CORRUPTIONS])).index(corruption)}"
     with Load(server, clients=2) as load:
         load.wait_for(2)
-        refused = register(server, corruption, version)
+        refused = register_corrupt(server, corruption, version)
         load.wait_for(2, since=time.monotonic())
     assert refused.status_code >= 400
     assert "already registered" not in refused.text
@@ -206,12 +210,10 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
 def test_photos_get_a_503_while_the_model_is_unregistered(
     own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
-    models = f"{own_server.address('management')}/models"
     with Load(own_server) as load:
         load.wait_for(20)
-        assert requests.delete(f"{models}/catsdogs", timeout=60).status_code == 200
+        assert requests.delete(f"{own_server.models}/catsdogs", timeout=60).status_code == 200
         load.wait_for_status(503, 20)
-        options = {"url": "catsdogs.mar", "initial_workers": "1"}
-        assert requests.post(models, params=options, timeout=120).status_code == 200
+        assert own_server.register("catsdogs.mar").status_code == 200
         load.wait_for(20, since=time.monotonic())
     assert set(failures(load)) <= {503, 504}

@@ -7,9 +7,9 @@ import sys
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.conftest import REPOSITORY, VERSION
 from tests.e2e.load import CAT
+from tests.e2e.servers import Server
 
 PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 KEYS = ["a" * 32, "B_-9" * 16]
@@ -19,15 +19,14 @@ KEYS = ["a" * 32, "B_-9" * 16]
 def guarded(own_server: Server) -> str:
     """The gateway's address."""
     own_server.environment["CATSDOGS_API_KEYS"] = ",".join(KEYS)
-    started = own_server.serve("--detach")
-    assert started.returncode == 0, started.stderr
+    own_server.start()
     return own_server.address("gateway")
 
 
 @pytest.mark.slow
 def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: str) -> None:
     for key in KEYS:
-        for path in ("predict", "predictions/catsdogs/1.1", "explain"):
+        for path in ("predict", f"predictions/catsdogs/{VERSION}", "explain"):
             headers = {"X-API-Key": key}
             asked = requests.post(f"{guarded}/{path}", data=CAT, headers=headers, timeout=60)
             assert asked.status_code == 200
@@ -37,7 +36,7 @@ def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: s
         assert refused.status_code == refused.json()["code"] == 401
         assert "X-API-Key" in refused.json()["message"]
     assert requests.get(f"{guarded}/ready", timeout=30).status_code == 200
-    for key, code, words in (("x" * 32, 2, "answers 401"), (KEYS[1], 0, "cat")):
+    for key, code, words in (("x" * 32, 2, "answers 401"), (KEYS[1], 0, "confidence")):
         own_server.environment["CATSDOGS_API_KEY"] = key
         asked = own_server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)
         assert asked.returncode == code

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 import requests
@@ -12,11 +12,10 @@ import yaml
 
 from handler.photo import decode_photo
 from handler.quantities import bin_of, quantities
-from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server, wait_until
+from tests.conftest import CARD, REPOSITORY, VERSION
 from tests.e2e.load import CAT, is_whole
+from tests.e2e.servers import Server, wait_until
 
-CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
 MODEL = 'ModelName="catsdogs",Level="Model"'
 DECLARED = yaml.safe_load((REPOSITORY / "handler/metrics.yaml").read_text())["model_metrics"]
 HANDLER = tuple(row["name"] for kind in ("counter", "histogram") for row in DECLARED[kind])
@@ -33,8 +32,8 @@ def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
     return values
 
 
-def ask_a_known_mix(server: Server) -> list[float]:
-    """Confidences of the three cats among four requests with photos, beside other requests."""
+def ask_a_known_mix(server: Server) -> list[dict[str, Any]]:
+    """What is said of the three cats among four requests with photos, beside other requests."""
     gateway = server.address("gateway")
     form = {"cat": ("1.jpg", CAT), "cut": ("2.jpg", CAT[:-500])}
     answers = [
@@ -48,14 +47,13 @@ def ask_a_known_mix(server: Server) -> list[float]:
         assert requests.get(gateway + path, timeout=30).status_code == 200
     assert requests.get(f"{gateway}/predict", timeout=30).status_code == 405
     assert requests.post(f"{gateway}/nothing", data=CAT, timeout=30).status_code == 404
-    cats = [answer.json() for answer in answers[:2]] + [answers[2].json()["photos"]["cat"]]
-    return [cat["confidence"] for cat in cats]
+    return [answer.json() for answer in answers[:2]] + [answers[2].json()["photos"]["cat"]]
 
 
-def expected_of_the_handler(confidences: list[float]) -> dict[str, float]:
+def expected_of_the_handler(cats: list[dict[str, Any]]) -> dict[str, float]:
     bins: Counter[str] = Counter()
-    for confidence in confidences:
-        for name, value in quantities(decode_photo(CAT), (451, 300), confidence).items():
+    for cat in cats:
+        for name, value in quantities(decode_photo(CAT), (451, 300), cat["confidence"]).items():
             number = bin_of(value, CARD["reference"]["quantities"][name]["edges"])
             bins[f'photo_quantity_total{{quantity="{name}",bin="{number}",{MODEL}}}'] += 1
     return {
@@ -63,7 +61,7 @@ def expected_of_the_handler(confidences: list[float]) -> dict[str, float]:
         f"prediction_latency_seconds_count{{{MODEL}}}": 4,
         f"prediction_batches_total{{{MODEL}}}": 4,
         f"prediction_batched_photos_total{{{MODEL}}}": 3,
-        f'predictions_by_class{{class_name="cat",{MODEL}}}': 3,
+        f'predictions_by_class{{class_name="{cats[0]["label"]}",{MODEL}}}': 3,
         f'prediction_errors_total{{type="InvalidPhotoException",{MODEL}}}': 1,
         f'prediction_errors_total{{type="UnsupportedPhotoException",{MODEL}}}': 1,
         **bins,
@@ -110,7 +108,7 @@ def test_the_gateway_tells_each_request_by_status(server: Server) -> None:
 
 def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
     def told(name: str) -> float:
-        return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="1.1"}}']
+        return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="{VERSION}"}}']
 
     wait_until(lambda: is_whole(server), 90)
     workers = len(server.workers())

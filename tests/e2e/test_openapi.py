@@ -12,7 +12,7 @@ import yaml
 from openapi_spec_validator import validate
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.servers import Server
 
 DESCRIPTION = REPOSITORY / "gateway/page/openapi.yaml"
 

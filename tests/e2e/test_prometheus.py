@@ -13,10 +13,9 @@ import pytest
 import requests
 import yaml
 
-from benchmarks.peers.servers import free_ports
 from tests.conftest import needs
-from tests.e2e.conftest import Server, wait_until
 from tests.e2e.load import Load, is_whole
+from tests.e2e.servers import Server, free_ports, wait_until
 from tests.monitoring.test_dashboard import MONITORING, PANELS
 
 pytestmark = [needs("prometheus"), pytest.mark.slow]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY, needs
-from tests.e2e.conftest import Server
+from tests.e2e.servers import Server
 from tests.test_documents import commands
 
 RUN_HERE = (

@@ -10,10 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY
-from tests.e2e.conftest import SECRETS, Server
-
-CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
+from tests.e2e.load import CAT
+from tests.e2e.servers import SECRETS, Server
 
 
 def ask(server: Server, method: str, target: str, **headers: str) -> tuple[int, str, bytes]:
@@ -104,14 +102,11 @@ def test_only_archives_of_the_store_are_registered(server: Server, url: str) -> 
     outside = server.folder / "outside.mar"
     shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
     stored = sorted((server.folder / "model_store").iterdir())
-    models = f"{server.address('management')}/models"
-    options = {"url": url.format(outside=outside), "initial_workers": "0"}
-    response = requests.post(models, params=options, timeout=60)
+    response = server.register(url.format(outside=outside), workers=0)
     assert response.status_code in (404, 500)
-    assert {model["modelName"] for model in requests.get(models, timeout=30).json()["models"]} == {
-        "catsdogs"
-    }
-    assert requests.get(f"{models}/catsdogs/2.0", timeout=30).status_code == 404
+    registered = requests.get(server.models, timeout=30).json()["models"]
+    assert {model["modelName"] for model in registered} == {"catsdogs"}
+    assert requests.get(f"{server.models}/catsdogs/2.0", timeout=30).status_code == 404
     assert sorted((server.folder / "model_store").iterdir()) == stored
 
 
@@ -121,11 +116,9 @@ def test_what_the_store_links_to_counts_as_in_the_store(server: Server) -> None:
     outside = server.folder / "outside.mar"
     shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
     link.symlink_to(outside)
-    models = f"{server.address('management')}/models"
-    options = {"url": "link.mar", "initial_workers": "0"}
     try:
-        assert requests.post(models, params=options, timeout=60).status_code == 200
-        assert requests.delete(f"{models}/catsdogs/2.0", timeout=60).status_code == 200
+        assert server.register("link.mar", workers=0).status_code == 200
+        assert requests.delete(f"{server.models}/catsdogs/2.0", timeout=60).status_code == 200
         assert outside.exists()
     finally:
         link.unlink()
@@ -144,10 +137,8 @@ def test_workers_hold_no_secret_of_the_launcher(server: Server) -> None:
 @pytest.mark.slow
 def test_a_container_takes_the_model_api_away(own_server: Server) -> None:
     own_server.environment["TS_ENABLE_MODEL_API"] = "false"
-    started = own_server.serve("--detach")
-    assert started.returncode == 0, started.stderr
-    models = f"{own_server.address('management')}/models"
-    register = requests.post(models, params={"url": "catsdogs-2.0.mar"}, timeout=60)
-    delete = requests.delete(f"{models}/catsdogs", timeout=60)
+    own_server.start()
+    register = own_server.register("catsdogs-2.0.mar")
+    delete = requests.delete(f"{own_server.models}/catsdogs", timeout=60)
     assert (register.status_code, delete.status_code) == (405, 405)
     assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200

@@ -4,9 +4,8 @@ import http.server
 import sys
 import threading
 
-from benchmarks.peers.servers import free_ports
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import Server
+from tests.e2e.servers import Server, free_ports
 
 
 def test_a_good_server_passes_every_check(server: Server) -> None:

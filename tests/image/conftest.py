@@ -18,12 +18,13 @@ import pytest
 import requests
 
 from tests.conftest import REPOSITORY
-from tests.e2e.conftest import wait_until
+from tests.e2e.servers import wait_until
 
 collect_ignore_glob = [] if "CATSDOGS_IMAGE_TEST" in os.environ else ["test_*.py"]
 
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = os.environ.get("CATSDOGS_IMAGE", "catsdogs")
+SECONDS_TO_START = 180  # of 15, when nothing else runs
 HARDENED = [
     "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
     "--pids-limit", "500",
@@ -101,7 +102,7 @@ class Container:
             raise AssertionError(self.logs())
         try:
             return requests.get(f"{self.address()}/ready", timeout=10).status_code == 200
-        except requests.ConnectionError:
+        except requests.RequestException:
             return False
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY, needs
-from tests.monitoring.traffic import CARD, PER_STEP, STEP, Photo, firing
+from tests.conftest import CARD, CLASSES, REPOSITORY, needs
+from tests.monitoring.traffic import PER_STEP, STEP, Photo, firing
 from training.drift import drift_rules
 
 MONITORING = REPOSITORY / "monitoring"
@@ -71,14 +71,13 @@ def test_photos_as_on_validation_raise_no_alert() -> None:
         ({"sharpness": 0.0}, "PhotosDrifted sharpness"),
         ({"megapixels": 12.0}, "PhotosDrifted megapixels"),
         ({"confidence": 0.6}, "ConfidenceDrifted confidence"),
-        ({"class_name": "cat"}, "ClassSharesShifted cat"),
+        ({"class_name": CLASSES[0]}, f"ClassSharesShifted {CLASSES[0]}"),
     ],
 )
 def test_a_shift_raises_its_alert_within_ten_minutes(shifted: Photo, alert: str) -> None:
     found = firing([*photos(15, seed=1), *photos(10, seed=2, **shifted)])
     assert min(found) > 15
-    told = {name.split()[1] for name in set().union(*found.values())}
-    assert told <= {*shifted, *CARD["classes"]}
+    assert {name.split()[1] for name in set().union(*found.values())} <= {*shifted, *CLASSES}
     assert alert in found[25]
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from handler.quantities import bin_of
-from tests.conftest import REPOSITORY
+from tests.conftest import CARD, REPOSITORY
 
-CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
 STEP = 15  # s between scrapes
 PER_STEP = 60 // STEP
 FIRING = re.compile(r'alertname="(\w+)", alertstate="firing", (?:class_name|quantity)="(\w+)"')

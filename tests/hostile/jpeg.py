@@ -1,0 +1,116 @@
+"""JPEG: segments, scans and sizes that lie."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Iterator
+
+from PIL import Image
+
+from tests.hostile.exif import hostile_exif
+from tests.hostile.good import good_pictures
+from tests.hostile.made import (
+    HUGE,
+    INVALID,
+    PHOTO,
+    TIME_BOMB,
+    TOO_LARGE,
+    Hostile,
+    encode,
+    picture,
+    zip_file,
+)
+
+
+def files() -> Hostile:
+    small, progressive = good_pictures()["JPEG"], good_pictures()["JPEG, progressive"]
+    cmyk, wide = good_pictures()["JPEG, CMYK"], Image.new("L", (65_000, 700), 90)
+    yield "0x0", jpeg_sized(small, 0, 0), INVALID
+    yield "no height", jpeg_sized(small, 120, 0), INVALID
+    yield "65,535x65,535", jpeg_sized(small, 65_535, 65_535), TOO_LARGE
+    yield "larger declared", jpeg_sized(small, 7_000, 7_000), PHOTO  # its missing part is grey
+    yield "larger declared, progressive", jpeg_sized(progressive, 7_000, 7_000), PHOTO
+    yield "smaller declared", jpeg_sized(small, 60, 45), PHOTO
+    yield "50,000x20", encode(picture(50_000, 20), "JPEG"), PHOTO
+    yield "20x50,000, progressive", encode(picture(20, 50_000), "JPEG", progressive=True), PHOTO
+    yield "65,000x700", encode(wide, "JPEG"), TOO_LARGE
+    yield "37 megapixels of CMYK", jpeg_sized(cmyk, 6_100, 6_100), TOO_LARGE
+    yield "500 scans", with_scans(progressive, 500), TOO_LARGE
+    yield "500 scans, not progressive", with_scans(small, 500), TOO_LARGE
+    for marker, name, answer in (
+        (0xC1, "extended", PHOTO),
+        (0xC3, "lossless", INVALID),
+        (0xC5, "hierarchical", INVALID),
+        (0xC9, "arithmetic coding", PHOTO),
+        (0xCA, "arithmetic coding, progressive", INVALID),
+    ):
+        yield name, small.replace(b"\xff\xc0", bytes([0xFF, marker])), answer
+    frame = small.find(b"\xff\xc0")
+    for place, value, name in (
+        (4, 12, "12 bits"),
+        (9, 2, "two components"),
+        (11, 0, "sampling factors of 0"),
+        (11, 255, "sampling factors of 15"),
+    ):
+        spoiled = small[: frame + place] + bytes([value]) + small[frame + place + 1 :]
+        yield name, spoiled, INVALID
+    yield "Adobe's transform of CMYK", in_jpeg(segment(0xEE, b"Adobe\0d\0\0\0\0\2")), PHOTO
+    yield "11 MB of EXIF", in_jpeg(segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 190), PHOTO
+    yield "10 MB of profile", in_jpeg(b"".join(profile_parts(160))), PHOTO
+    yield "a profile in parts that lie", in_jpeg(b"".join(profile_parts(5)[::2])), PHOTO
+    for name, exif in hostile_exif():
+        yield name, in_jpeg(segment(0xE1, b"Exif\0\0" + exif)), PHOTO
+    for name, index in hostile_mpf():
+        yield name, in_jpeg(segment(0xE2, b"MPF\0" + index)), PHOTO
+    yield "then a ZIP", small + zip_file(), PHOTO
+    yield "then PHP", small + b"<?php system($_GET['c']); ?>", PHOTO
+    yield "HTML as a comment", in_jpeg(segment(0xFE, b"<script>alert(1)</script>")), PHOTO
+    yield "a million bytes between segments", in_jpeg(b"\xff\xe5\0\2" + bytes(10**6)), PHOTO
+    yield "no tables", small.replace(b"\xff\xc4", b"\xff\xe4"), PHOTO
+    yield "restarts that don't come", in_jpeg(segment(0xDD, b"\0\1")), PHOTO
+    pieces = segment(0xE1, b"Exif\0\0" + bytes(220)) * 50_000  # each is joined to all before it
+    yield f"{TIME_BOMB}EXIF in 50,000 pieces", in_jpeg(pieces), TOO_LARGE
+    yield f"{TIME_BOMB}3 million comments", in_jpeg(b"\xff\xfe\0\2" * 3_000_000), PHOTO | TOO_LARGE
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    """A segment of a JPEG."""
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def in_jpeg(segments: bytes) -> bytes:
+    """A good JPEG with `segments` at its start."""
+    jpeg = good_pictures()["JPEG"]
+    return jpeg[:2] + segments + jpeg[2:]
+
+
+def jpeg_sized(jpeg: bytes, width: int, height: int) -> bytes:
+    """`jpeg` with another size in its header."""
+    start = max(jpeg.find(b"\xff\xc0"), jpeg.find(b"\xff\xc2")) + 5
+    return jpeg[:start] + struct.pack(">HH", height, width) + jpeg[start + 4 :]
+
+
+def with_scans(jpeg: bytes, count: int) -> bytes:
+    """`jpeg` with its last scan `count` times more."""
+    last = jpeg[jpeg.rfind(b"\xff\xda") : -2]
+    return jpeg[:-2] + last * count + jpeg[-2:]
+
+
+def profile_parts(count: int) -> list[bytes]:
+    return [
+        segment(0xE2, b"ICC_PROFILE\0" + bytes([number + 1, count]) + bytes(65_000))
+        for number in range(count)
+    ]
+
+
+def hostile_mpf() -> Iterator[tuple[str, bytes]]:
+    for count in (0, 2, HUGE):
+        entries = struct.pack(
+            "<HHI4sHHII", 0xB001, 4, 1, struct.pack("<I", count), 0xB002, 7, 32, 38
+        )
+        yield f"{count:,} pictures declared", b"II*\0\x08\0\0\0\2\0" + entries + bytes(4 + 32)
+        entries = struct.pack("<HHIiHHII", 0xB001, 9, 1, -2, 0xB002, 7, 32, 38)
+    yield "-2 pictures declared", b"II*\0\x08\0\0\0\2\0" + entries + bytes(4 + 32)
+    yield "an index of noise", b"II*\0" + random.Random(5).randbytes(300)
+    yield "an index elsewhere", b"MM\0*\xff\xff\xff\xff"
