@@ -58,7 +58,7 @@ async function ask(card) {
     card.photo ??= await shrunk(card);
     const started = performance.now();
     const answer = await send("predict", card.photo);
-    const json = await answer.json();
+    const json = await answer.json().catch(() => ({})); // a proxy's error is a page
     card.milliseconds = Math.round(performance.now() - started);
     if (answer.ok) showAnswer(card, json);
     else showError(card, json.message, answer.status);
@@ -111,7 +111,7 @@ function showAnswer(card, answer) {
   card.answer = answer;
   card.error = null;
   card.element.classList.remove("wrong");
-  say(card, answer.certain ? `A ${answer.label}` : `Not sure; perhaps a ${answer.label}`);
+  say(card, answer.certain ? sentence(answer.label) : `Not sure; perhaps ${answer.label}`);
   const bars = Object.entries(answer.probabilities).map(([name, share]) => {
     const bar = $("#bar").content.firstElementChild.cloneNode(true);
     $(".name", bar).textContent = name;
@@ -203,6 +203,18 @@ function download() {
   URL.revokeObjectURL(link.href);
 }
 
+// The model may have been trained on other classes than those that the page's own words name.
+async function askForClasses() {
+  try {
+    const [model] = await (await fetch("model/info")).json();
+    const { classes } = model.customizedMetadata;
+    const choice = `${classes.slice(0, -1).join(", ")} or ${classes.at(-1)}?`;
+    const question = classes.length > 5 ? `Which of ${classes.length} classes?` : sentence(choice);
+    document.title = $("h1").textContent = question;
+  } catch { // its own words stay
+  }
+}
+
 function say(card, text) {
   $(".verdict", card.element).textContent = text;
 }
@@ -230,8 +242,12 @@ for (const input of [$("#files"), $("#camera")]) {
 }
 for (const button of document.querySelectorAll("[data-example]")) {
   button.onclick = async () => {
-    const answer = await fetch(button.dataset.example);
-    addPhoto(await answer.blob(), button.dataset.example.split("/").pop());
+    try {
+      const answer = await fetch(button.dataset.example);
+      addPhoto(await answer.blob(), button.dataset.example.split("/").pop());
+    } catch {
+      $("#count").textContent = "The example can't be loaded.";
+    }
   };
 }
 $("#access form").onsubmit = (event) => event.preventDefault();
@@ -252,3 +268,4 @@ addEventListener("drop", (event) => {
   add(event.dataTransfer.files);
 });
 addEventListener("paste", (event) => add(event.clipboardData.files));
+askForClasses();
