@@ -14,6 +14,7 @@ from typing import Any
 from ts.context import Context, RequestProcessor
 
 from handler.catsdogs_handler import CatsDogsHandler
+from training.errors import UsageError, one_line
 from training.weights import MODEL_NAME, check_weights
 
 
@@ -35,7 +36,10 @@ def predict(files: Sequence[Path], weights: Path) -> Iterator[tuple[Path, dict[s
 
 
 def load_handler(weights: Path, card: dict[str, Any]) -> tuple[CatsDogsHandler, Context]:
-    """The handler with these weights and their description, as a worker on the CPU has it."""
+    """The handler with these weights and their description, as a worker on the CPU has it.
+
+    Raises UsageError for weights that it refuses, as those that answer with no numbers.
+    """
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, f"{MODEL_NAME}.pt").symlink_to(weights.resolve())
         Path(folder, f"{MODEL_NAME}.json").write_text(json.dumps(card))
@@ -48,5 +52,8 @@ def load_handler(weights: Path, card: dict[str, Any]) -> tuple[CatsDogsHandler, 
             mms_version=None,
         )
         handler = CatsDogsHandler()
-        handler.initialize(context)
+        try:
+            handler.initialize(context)
+        except RuntimeError as error:
+            raise UsageError(f"{weights}: can't be served: {one_line(error)}") from error
     return handler, context

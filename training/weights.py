@@ -63,12 +63,16 @@ def check_weights(weights: Path) -> dict[str, Any]:
 def checked_network(path: Path, state: State, classes: int) -> SimpleCNN:
     """The network with the weights `state`, read from `path`, in evaluation mode.
 
-    Raises UsageError, naming `path`, when SimpleCNN with `classes` classes can't take them.
+    Raises UsageError, naming `path`, when SimpleCNN with `classes` classes can't take them, and
+    when the training diverged.
     """
     try:
-        return load_network(state, classes)
+        network = load_network(state, classes)
     except Exception as error:  # `state` may be anything that torch.save writes
         raise UsageError(f"{path}: not SimpleCNN's state dict: {one_line(error)}") from error
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UsageError(f"{path}: not all numbers; the training diverged: lower its learning_rate")
+    return network
 
 
 def check_version(version: str) -> str:

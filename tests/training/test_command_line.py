@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from handler.integrity import sha256_of
 from tests.conftest import REPOSITORY
 from training.__main__ import main
+from training.checkpoint import BEST, CARD, RUN_FILE
+from training.data import Split
+from training.params import Params
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -56,6 +63,40 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         assert output.err.startswith("error: "), arguments
         assert output.err.count("\n") == 1, output.err
         assert list(tmp_path.iterdir()) == [bad_params], arguments
+
+
+def test_a_run_that_diverged_is_one_line_and_exit_code_2(
+    index: Path, weights: Path, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {"params": asdict(params.train), "classes": ["cat", "dog"], "best": {}}
+    about["photos_sha256"] = Split(index, "test").photos_sha256
+    (tmp_path / RUN_FILE).write_text(json.dumps(about))
+    state = torch.load(weights, weights_only=True)
+    state["fc3.weight"] = torch.full_like(state["fc3.weight"], float("nan"))
+    torch.save(state, tmp_path / BEST)
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card["sha256"] = sha256_of(tmp_path / BEST)
+    (tmp_path / CARD).write_text(json.dumps(card))
+    for arguments in (
+        ["evaluate", tmp_path, "--index", index],
+        ["predict", "tests/pictures/cat.jpg", "--weights", tmp_path / BEST],
+    ):
+        assert main([str(argument) for argument in arguments]) == 2
+        told = capsys.readouterr().err
+        assert "best.pt: not all numbers; the training diverged" in told
+        assert told.count("\n") == 1
+
+
+def test_weights_that_the_handler_refuses_are_named(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = json.loads(weights.with_suffix(".json").read_text()) | {"temperature": 0.0}
+    (tmp_path / CARD).write_text(json.dumps(card))
+    (tmp_path / BEST).symlink_to(weights)
+    assert main(["predict", "tests/pictures/cat.jpg", "--weights", str(tmp_path / BEST)]) == 2
+    told = capsys.readouterr().err
+    assert "best.pt: can't be served: catsdogs.pt: its answers are not numbers" in told
+    assert told.count("\n") == 1
 
 
 @pytest.mark.slow
