@@ -389,6 +389,8 @@ def test_an_explanation_in_json_is_the_answer_with_a_map(server: Server) -> None
     heat = explained.pop("map")
     assert explained == predicted
     assert np.shape(heat) == (28, 28)
+    assert np.array_equal(heat, np.round(heat, 3))
+    assert len(np.unique(heat)) > 2
     assert server.context.get_response_content_type(0) == "application/json"
 
 
