@@ -251,6 +251,14 @@ def test_a_big_jpeg_is_taken_where_a_png_is_not() -> None:
         decode_photo(encode(too_big, "JPEG"))
 
 
+@pytest.mark.parametrize("size", [(3000, 900), (900, 3000)])
+def test_a_big_jpeg_is_as_sharp_as_a_png(size: tuple[int, int]) -> None:
+    chess = np.indices((90, 90)).sum(axis=0, dtype=np.uint8) % 2 * 255
+    photo = Image.fromarray(chess).resize(size, Image.Resampling.NEAREST)
+    jpeg, png = (decode_photo(encode(photo, format_name)) for format_name in ("JPEG", "PNG"))
+    assert difference(jpeg, png) < 2
+
+
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
 @pytest.mark.parametrize("size", [(15, 100), (100, 15), (1, 1)])
 def test_a_photo_with_a_side_under_16_pixels_is_refused(
