@@ -194,8 +194,14 @@ def test_a_photo_cut_anywhere_is_refused(format_name: str) -> None:
 @pytest.mark.parametrize("lost", [1, 2, 12, 20])
 def test_a_jpeg_or_png_without_its_end_mark_counts_as_truncated(lost: int) -> None:
     for format_name in ("JPEG", "PNG"):
-        with pytest.raises(InvalidPhotoException, match="truncated"):
+        with pytest.raises(InvalidPhotoException, match=r"^photo is truncated"):
             decode_photo(encode(picture(1000, 800), format_name)[:-lost])
+
+
+def test_a_damaged_photo_is_told_from_a_truncated_one() -> None:
+    png = encode(picture(), "PNG")
+    with pytest.raises(InvalidPhotoException, match=r"^photo is damaged: .*; send the whole"):
+        decode_photo(png[:45] + bytes(40) + png[85:])
 
 
 def test_junk_after_a_whole_photo_is_overlooked() -> None:
