@@ -10,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from child import Child, is_good
+from ports import Listener, gateway_listener
 from settings import CADDYFILE, LOG, PAGE, NotServed, address, archives, canary, gateway
 from sizes import memory_limit, sizes
 
@@ -21,6 +22,20 @@ class Gateway(Child):
     """Caddy, the only public door."""
 
     name, option = "the gateway", "gateway"
+    logs = ("gateway-errors.log",)
+
+    def listeners(self) -> list[Listener]:
+        listeners = [
+            gateway_listener("PORT", "the gateway"),
+            gateway_listener("METRICS_PORT", "the gateway's metrics"),
+        ]
+        if os.environ.get("CATSDOGS_DOMAIN"):
+            listeners.append(gateway_listener("HTTP_PORT", "plain HTTP"))
+        if canary():
+            for version in ("current", "canary"):
+                port = f"{version.upper()}_PORT"
+                listeners.append(gateway_listener(port, f"the {version} version", "127.0.0.1"))
+        return listeners
 
     def start(self) -> None:
         names = ("inference", "management", "metrics")
@@ -41,7 +56,7 @@ class Gateway(Child):
             settings |= {"CATSDOGS_SPLIT": "divided", "CATSDOGS_SHARES": shares}
         if not self.alone:
             settings["CATSDOGS_LARGE_PLACES"] = str(sizes(len(archives())).large_photos)
-        self.run(command, "gateway-errors.log", upstreams | settings)
+        self.run(command, upstreams | settings)
 
     def memory(self) -> int:
         """Megabytes above which Go collects its garbage more often."""

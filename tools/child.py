@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import http.client
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,15 @@ from typing import Any, TextIO
 
 import psutil
 from files import Held, hold
+from ports import Listener
 from settings import LOG, NotServed, logs_to_stdout
+
+MOST_WORDS = 4  # lines of a log
+# Stacks but for their errors, and what a good start says as well.
+NOISE = re.compile(
+    r"\s|$|Traceback |During handling |WARNING: |nvidia-smi |Model server started"
+    r"|Invalid model config in mar, minWorkers:0"
+)
 
 
 class Child:
@@ -23,11 +32,13 @@ class Child:
 
     name: str
     option: str  # of --only
+    logs: tuple[str, ...]  # that tell why it ended; each start empties the first
 
     def __init__(self, only: str | None) -> None:
         self.alone = only == self.option  # the other one runs in a container beside this
         self.process: subprocess.Popen[bytes] | None = None
         self.lock: TextIO | None = None
+        self.began: dict[str, int] = {}  # where logs, as far as they are files, were at its start
 
     @classmethod
     def lock_file(cls) -> Path:
@@ -45,6 +56,10 @@ class Child:
             raise NotServed(f"catsdogs is served here already, by process {error}") from None
         except OSError as error:
             raise unwritable(error) from error
+
+    def listeners(self) -> list[Listener]:
+        """Raises NotServed for what is no port."""
+        raise NotImplementedError
 
     def start(self) -> None:
         """Raises NotServed when that can't be."""
@@ -66,13 +81,15 @@ class Child:
         """What only a new start helps against, or ""."""
         return ""
 
-    def run(self, command: list[str | Path], log: str, environment: dict[str, str]) -> None:
+    def run(self, command: list[str | Path], environment: dict[str, str]) -> None:
         """In a session of its own, so that Ctrl-C reaches this process alone.
 
         Raises NotServed where the program is not installed, or its log can't be written.
         """
         try:
-            with nullcontext() if logs_to_stdout() else (LOG / log).open("w") as output:
+            with nullcontext() if logs_to_stdout() else (LOG / self.logs[0]).open("w") as output:
+                if output:
+                    self.began = {name: size(LOG / name) for name in self.logs}
                 self.process = subprocess.Popen(
                     command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
                     stderr=output, start_new_session=True, preexec_fn=self.before_exec,
@@ -90,6 +107,15 @@ class Child:
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
+
+    def last_words(self) -> list[str]:
+        """The ends of its logs since its start, each line once and without what is always there."""
+        words: dict[str, None] = {}
+        for name, began in self.began.items():
+            lines = map(message, since(LOG / name, began))
+            once = dict.fromkeys(line for line in reversed(list(lines)) if not NOISE.match(line))
+            words |= dict.fromkeys(reversed(list(once)[:MOST_WORDS]))
+        return list(words)
 
     def stop(self, seconds: float = 30) -> None:
         """SIGTERM, and SIGKILL for what is left of it and its children after `seconds`."""
@@ -128,9 +154,25 @@ def unwritable(error: OSError) -> NotServed:
     )
 
 
-def last_words() -> str:
-    """The ends of the logs that tell why a start failed, where they are files."""
-    names = ("torchserve.log", "server.log", "model.log", "gateway-errors.log")
-    files = [LOG / name for name in names if (LOG / name).is_file()]
-    lines = [line for file in files for line in file.read_text().splitlines()[-8:]]
+def last_words(servers: list[Child]) -> str:
+    """What the logs tell about why one has ended or is in trouble."""
+    culprits = [server for server in servers if server.ended()] or servers
+    lines = [line for server in culprits for line in server.last_words()]
     return f"; last words in {LOG}:\n" + "\n".join(lines) if lines else ""
+
+
+def message(line: str) -> str:
+    """Without the time and the logger, which log4j2.xml puts before it."""
+    return re.sub(r"^\S+ [A-Z]+ +\S+ - ", "", line)
+
+
+def size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def since(path: Path, began: int) -> list[str]:
+    """The lines after `began` bytes; all where the log has been started anew."""
+    if not path.is_file():
+        return []
+    data = path.read_bytes()
+    return data[began if began <= len(data) else 0 :].decode(errors="replace").splitlines()

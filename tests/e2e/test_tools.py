@@ -8,6 +8,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
@@ -149,16 +150,41 @@ def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server)
     )
 
 
-@pytest.mark.slow
-def test_serve_says_why_a_server_does_not_start(own_server: Server) -> None:
-    for name, culprit in (("inference", "TorchServe"), ("gateway", "the gateway")):
+def test_a_port_that_another_program_has_is_named_before_anything_starts(
+    own_server: Server,
+) -> None:
+    for name, told, moved in (
+        ("management", "management", "TS_MANAGEMENT_ADDRESS=http://127.0.0.1:"),
+        ("gateway", "the gateway", "CATSDOGS_PORT="),
+    ):
         port = int(own_server.address(name).rpartition(":")[2])
         with socket.create_server(("127.0.0.1", port)):
             result = own_server.serve("--detach")
         assert result.returncode == 2
-        assert result.stderr.startswith(f"error: {culprit} ended; last words in logs:")
-        assert "address already in use" in result.stderr.lower()
-        assert own_server.processes() == []
+        assert result.stderr == (
+            f"error: port {port} ({told}) is taken by another program, process {os.getpid()} "
+            f"({psutil.Process().name()}); end it, or set {moved}{port + 10_000}\n"
+        )
+        assert not (own_server.folder / "logs/torchserve.log").exists()
+
+
+@pytest.mark.slow
+def test_serve_says_in_the_words_of_this_start_why_a_server_ends(own_server: Server) -> None:
+    logs = own_server.folder / "logs"
+    logs.mkdir()
+    for name in ("torchserve.log", "server.log", "model.log", "gateway-errors.log"):
+        (logs / name).write_text("an error of the day before\n")
+    config = own_server.folder / "config.properties"
+    text = config.read_text().replace("job_queue_size=100", "job_queue_size=many")
+    config.unlink()
+    config.write_text(text)
+    result = own_server.serve("--detach")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: TorchServe ended; last words in logs:\n"
+        'Invalid configuration: For input string: "many"\n'
+    )
+    assert own_server.processes() == []
 
 
 def test_serve_and_demo_name_what_is_missing(tmp_path: Path) -> None:
