@@ -2,6 +2,9 @@ PYTHON ?= python3.11
 DATA   ?= data/photos
 RUN    ?= runs/train
 PHOTO  ?= tests/pictures/cat.jpg
+# One file, whatever is in its name, or else words for the shell: several files, quotes, a pattern.
+NAME    = '$(subst ','\'',$(PHOTO))'
+PHOTOS  = $(if $(shell test -e $(NAME) && echo one),$(NAME),$(PHOTO))
 
 PY       := .venv/bin/python
 SERVING  := .venv/.serving
@@ -21,15 +24,19 @@ PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve stop train mlflow bench test test-all lint sbom lock manifests policy image image-test chart-test \
-        deploy version
+.PHONY: help demo photos-there serve stop train mlflow bench test test-all lint sbom lock manifests policy \
+        image image-test chart-test deploy version
 
 help: ## show this
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: serve ## classify a photo on a running server: make demo [PHOTO="a.jpg b.jpg"]
-	@$(PY) tools/demo $(PHOTO)
-	@echo; echo "The server runs on; \`make stop\` stops it."
+demo: photos-there serve ## classify a photo on a running server: make demo [PHOTO="a.jpg b.jpg"]
+	@$(PY) tools/demo $(PHOTOS); status=$$?; \
+		echo; echo "The server runs on; \`make stop\` stops it."; exit $$status
+
+# Before minutes of installing.
+photos-there:
+	@$(or $(wildcard $(PY)),$(PYTHON)) tools/demo --check $(PHOTOS)
 
 serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is answered
 	@$(PY) tools/serve --detach

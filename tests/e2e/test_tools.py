@@ -45,6 +45,22 @@ def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server
     assert own_server.serve("--stop").stdout == "catsdogs is not served here\n"
 
 
+def test_demo_shows_a_refused_photo_and_says_so_by_its_exit_code(
+    server: Server, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.jpg"
+    text.write_text("not a photo")
+    demo = [sys.executable, REPOSITORY / "tools/demo", text, PICTURE]
+    shown = server.run(*demo)
+    assert shown.returncode == 1
+    assert '"code": 400' in shown.stdout
+    assert shown.stdout.count("$ curl") == 2
+    assert '"label": "' in shown.stdout
+    without_curl = Server(server.folder, dict(server.environment, PATH="/nowhere"))
+    assert without_curl.run(*demo).stdout == shown.stdout
+    assert without_curl.run(*demo).returncode == 1
+
+
 def start(server: Server, *options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, REPOSITORY / "tools/serve", *options], cwd=server.folder,

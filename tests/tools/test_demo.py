@@ -1,0 +1,64 @@
+"""make demo looks at its photos first."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+CAT = REPOSITORY / "tests/pictures/cat.jpg"
+
+
+def make(folder: Path, target: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    for name in ("Makefile", "tools", "gateway"):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(REPOSITORY / name)
+    command = ["make", target, f"PYTHON={sys.executable}", *variables]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("photo", "why"),
+    [
+        ("none.jpg", "none.jpg: no such photo"),
+        ("tools", "tools: a folder; tools/classify takes folders"),
+        ("", "the following arguments are required: PHOTO"),
+    ],
+)
+def test_a_photo_that_is_not_there_is_named_before_anything_is_installed(
+    photo: str, why: str, tmp_path: Path
+) -> None:
+    done = make(tmp_path, "demo", f"PHOTO={photo}")
+    assert done.returncode == 2
+    assert f"error: {why}\n" in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", ["my dog.jpg", "dog (1).jpg", "it's a dog.jpg", "a;b&c.jpg"])
+def test_whatever_is_in_its_name_a_photo_is_found(name: str, tmp_path: Path) -> None:
+    shutil.copy(CAT, tmp_path / name)
+    assert make(tmp_path, "photos-there", f"PHOTO={name}").stderr == ""
+
+
+@pytest.mark.parametrize("photos", ["1.jpg 2.jpg", "*.jpg", "'1.jpg' \"2.jpg\""])
+def test_several_photos_are_words_of_the_shell(photos: str, tmp_path: Path) -> None:
+    for name in ("1.jpg", "2.jpg"):
+        shutil.copy(CAT, tmp_path / name)
+    assert make(tmp_path, "photos-there", f"PHOTO={photos}").stderr == ""
+    (tmp_path / "2.jpg").unlink()
+    (tmp_path / "2.jpg").mkdir()
+    assert "2.jpg: a folder" in make(tmp_path, "photos-there", f"PHOTO={photos}").stderr
+
+
+def test_help_explains_its_exit_codes() -> None:
+    told = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/demo", "--help"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "Exit code 0 when each photo was answered" in told.stdout
