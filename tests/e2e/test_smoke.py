@@ -1,8 +1,14 @@
 from __future__ import annotations
 
 import http.server
+import json
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
 
 from tests.conftest import REPOSITORY
 from tests.e2e.servers import Server, free_ports
@@ -19,12 +25,15 @@ def test_a_good_server_passes_every_check(server: Server) -> None:
     assert len(away.stdout.splitlines()) == 7  # metrics are not reached from elsewhere
 
 
-def test_nobody_or_somebody_else_fails_in_time_and_in_a_line(server: Server) -> None:
+@contextmanager
+def somebody_else(answers: dict[str, Any]) -> Iterator[str]:
+    """The address of a server that answers paths so, and all others with a status."""
+
     class SomebodyElse(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b'{"status": "what?"}')
+            self.wfile.write(json.dumps(answers.get(self.path, {"status": "what?"})).encode())
 
         do_POST = do_GET
 
@@ -33,11 +42,37 @@ def test_nobody_or_somebody_else_fails_in_time_and_in_a_line(server: Server) -> 
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), SomebodyElse) as other:
         threading.Thread(target=other.serve_forever, daemon=True).start()
-        for port, lines in ((free_ports(1)[0], 1), (other.server_port, 7)):
-            url = f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{other.server_port}"
+        other.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("classes", "label", "told"),
+    [
+        (["cat", "dog"], "cat", "ok      prediction: cat, 90.0%, by version 2.0"),
+        (["cat", "dog"], "dog", "FAILED  prediction: cat.jpg is called dog, not cat"),
+        (["kitten", "puppy"], "kitten", "ok      prediction: kitten, 90.0%, by version 2.0"),
+        (["fox", "wolf"], "cat", "FAILED  prediction: cat.jpg is called cat, not fox or wolf"),
+    ],
+)
+def test_a_cat_is_asked_for_where_the_model_knows_cats(
+    server: Server, classes: list[str], label: str, told: str
+) -> None:
+    model = {"modelVersion": "2.0", "workers": [{"status": "READY"}]}
+    with somebody_else({
+        "/model/info": [model | {"customizedMetadata": {"classes": classes}}],
+        "/predict": {"label": label, "confidence": 0.9, "model_version": "2.0"},
+    }) as url:  # fmt: skip
+        lines = server.run(sys.executable, REPOSITORY / "tools/smoke", url).stdout.splitlines()
+    assert "ok      model information: version 2.0, 1 workers" in lines
+    assert told in lines
+
+
+def test_nobody_or_somebody_else_fails_in_time_and_in_a_line(server: Server) -> None:
+    with somebody_else({}) as other:
+        for url, lines in ((f"http://127.0.0.1:{free_ports(1)[0]}", 1), (other, 7)):
             told = server.run(sys.executable, REPOSITORY / "tools/smoke", url, "--wait", "1")
             assert told.returncode == 1
             assert len(told.stdout.splitlines()) == lines, told.stdout
             assert "FAILED" in told.stdout.splitlines()[-1]
             assert told.stderr == ""
-        other.shutdown()
