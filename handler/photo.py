@@ -170,6 +170,12 @@ def open_photo(data: bytes) -> Iterator[Image.Image]:
     """
     if not data:
         raise InvalidPhotoException("photo is empty; send the bytes of a photo")
+    # Whole, each of them has zero bytes, in the lengths of its parts.
+    if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF")) and b"\0" not in data:
+        raise InvalidPhotoException(
+            "photo is cut off, or has lost its zero bytes and line ends, as by curl -d; "
+            "send it by curl -T or --data-binary"
+        )
     with warnings.catch_warnings(), _damage_is_invalid():
         warnings.simplefilter("ignore")  # odd EXIF and palettes: the photo still opens
         try:

@@ -58,6 +58,11 @@ def photo_bytes(content: Any) -> bytes:
     Raises InvalidPhotoException for anything else.
     """
     if isinstance(content, (bytes, bytearray)):
+        if content.startswith(b"{"):  # no photo does; TorchServe has not parsed it
+            raise InvalidPhotoException(
+                "the content is JSON that can't be read, or not sent as application/json; "
+                f"{HOW_TO_SEND}"
+            )
         return bytes(content)
     if isinstance(content, dict) and isinstance(content.get("data"), str):
         try:

@@ -17,6 +17,9 @@ from tests.conftest import CARD, CLASSES, REPOSITORY
 from tests.e2e.load import CAT
 from tests.e2e.servers import Server
 
+# As curl -d says, and --data-binary.
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
 
 def put(server: Server, photo: bytes, path: str = "") -> requests.Response:
     return requests.put(server.predictions + path, data=photo, timeout=30)
@@ -77,6 +80,8 @@ def test_a_form_with_the_same_field_twice_gets_a_400(server: Server) -> None:
         ({"json": {"photo": "x"}}, "JSON without a `data` string"),
         ({"files": {"note": (None, "hello")}}, "no file field"),
         ({"data": {"note": "hello"}}, "not a photo"),
+        ({"data": b"{", "headers": {"Content-Type": "application/json"}}, "JSON that can't be"),
+        ({"data": CAT.translate(None, b"\0\r\n"), "headers": FORM}, "curl -T or --data-binary"),
         ({"data": b"hello", "headers": {"Content-Type": "text/plain"}}, "content is text"),
     ],
 )

@@ -157,6 +157,8 @@ def test_several_file_fields_are_answered_by_name(server: Server) -> None:
         ({"body": {"photo": "x"}}, "JSON without a `data` string"),
         ({"body": [1, 2]}, "JSON without a `data` string"),
         ({"body": {"data": "***"}}, "not base64"),
+        ({"body": b"{"}, "JSON that can't be read"),
+        ({"body": b'{"data": "iVBORw0KGgo="}'}, "not sent as application/json"),
         ({"body": {"data": "é"}}, "not base64"),
         ({"body": "hello"}, "the content is text"),
         ({f"p{n}": b"x" for n in range(MAX_PHOTOS + 1)}, "at most 8"),

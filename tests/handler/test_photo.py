@@ -298,6 +298,15 @@ def test_what_is_no_photo_is_named_so(data: bytes, message: str) -> None:
         decode_photo(data)
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_whose_line_ends_curl_took_out_is_told_from_others(format_name: str) -> None:
+    photo = encode(picture(200, 150), format_name)
+    with pytest.raises(InvalidPhotoException, match="lost .* as by curl -d; .*--data-binary"):
+        decode_photo(photo.translate(None, b"\0\r\n"))
+    with pytest.raises(InvalidPhotoException, match=r"^(?!.*curl)"):
+        decode_photo(photo[:40])
+
+
 @pytest.mark.parametrize(
     ("data", "name"),
     [
