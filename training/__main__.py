@@ -59,7 +59,11 @@ def parser() -> argparse.ArgumentParser:
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
     train.add_argument(
-        "--finetune", type=Path, metavar="RUN", help="go on from a finished run's best weights"
+        "--finetune",
+        type=Path,
+        metavar="START",
+        help="start from a finished run's best weights, or from a file such as models/catsdogs.pt, "
+        "with the numbers of section finetune",
     )
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")

@@ -37,6 +37,7 @@ def test_a_run_keeps_its_history(run: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(float(row["loss"]) > 0 for row in rows)
+    assert checkpoint.read_run(run)[0]["finished_epochs"] == 3
     assert not list(run.glob("*.partial"))
 
 
@@ -84,6 +85,8 @@ def test_finetuning_starts_from_the_best_weights_of_another_run(
             assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
     about = checkpoint.read_run(tuned)[0]
     assert about["before"] == checkpoint.read_run(run)[0]
+    with pytest.raises(UsageError, match="started from other weights"):
+        train(index, tuned, still, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
     with pytest.raises(UsageError, match="train first"):
         train(
             index, tmp_path / "other", still,
