@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from training.params import load_params
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 with one line on stderr when the input is wrong."""
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(words, argparse.Namespace(words=words))
     try:
         return int(options.command(options) or 0)
     except UsageError as error:
@@ -135,15 +137,38 @@ def run_train(options: argparse.Namespace) -> None:
             tracker=tracker,
         )
     except KeyboardInterrupt:
-        print(f"\n{options.run}: go on by the same command with --resume", file=sys.stderr)
+        print(f"\n{options.run}: {how_to_go_on(options)}", file=sys.stderr)
         raise
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import evaluate, format_figures
+def how_to_go_on(options: argparse.Namespace) -> str:
+    """The command that does, for a training that was interrupted."""
+    from training.checkpoint import CHECKPOINT
+    from training.distributed import world_size
 
-    card = evaluate(options.index, options.run, load_params(options.params))
-    print(format_figures(card["figures"]["test"]))
+    if not (options.run / CHECKPOINT).exists():
+        return "no epoch was finished; give the same command again"
+    if world_size() > 1:
+        return "go on by the same command with --resume"
+    words = [word for word in options.words if not word.startswith("--resume")]
+    line = shell_line(*words, "--resume")
+    return f"go on with `{line}`, or with RESUME=1 where you gave `make train`"
+
+
+def shell_line(*words: str | Path) -> str:
+    """`python -m training` with `words`, as a shell takes them."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), "-m", "training", *map(str, words)])
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import doubt, evaluate, format_figures
+
+    test = evaluate(options.index, options.run, load_params(options.params))["figures"]["test"]
+    print(format_figures(test))
+    print(doubt(test) or f"release it with: {shell_line('release', options.run)}")
 
 
 def run_release(options: argparse.Namespace) -> None:

@@ -147,7 +147,8 @@ def format_figures(test: dict[str, Any]) -> str:
             f"{name:12}" + "".join(f"{count:10}" for count in row)
             for name, row in zip(test["classes"], test["confusion"], strict=True)
         ),
-        f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos",
+        f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos, "
+        f"95 % interval {low:.4f} to {high:.4f}",
         f"certain about {test['certain_share']:.1%} of them",
     ]
     return "\n".join(lines)
