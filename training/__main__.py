@@ -99,10 +99,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    from training.data import prepare
+    from training.folders import list_files
 
     params = load_params(options.params)
     data, classes = options.data or Path(params.data.folder), options.classes or params.data.classes
+    list_files(data, classes)  # what is wrong there is told before imports that take seconds
+
+    from training.data import prepare
+
     prepare(data, options.index, params.prepare, classes)
 
 
@@ -192,6 +196,9 @@ def run_archive(options: argparse.Namespace) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> int:
+    if not any(file.is_file() for file in options.files):  # told before imports, likewise
+        raise UsageError(f"{options.files[0]}: no such file")
+
     from training.predict import predict
 
     failed = False
