@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     path(release, "--model-card", "docs/MODEL_CARD.md", "model card to write")
     path(release, "--readme", "README.md", "file whose figures are renewed")
     path(release, "--rules", "monitoring/drift_rules.yml", "Prometheus rules to write")
+    path(release, "--chart", "helm/catsdogs/Chart.yaml", "chart whose appVersion is renewed")
     path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
     predict = add("predict", run_predict, "classify photos without a server")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -176,16 +177,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.card import FIGURES, summary, write_model_card
-    from training.drift import write_drift_rules
-    from training.markdown import write_between_marks
-    from training.weights import release
+    from training.publish import Homes, publish
 
-    card = release(options.run, options.weights, options.version)
-    write_model_card(card, options.model_card)
-    write_between_marks(options.readme, FIGURES, summary(card))
-    write_drift_rules(card, options.rules)
-    print(f"{options.weights}: version {card['version']}")
+    homes = Homes(options.weights, options.model_card, options.readme, options.rules, options.chart)
+    print(publish(options.run, homes, options.version))
 
 
 def run_archive(options: argparse.Namespace) -> None:
