@@ -32,6 +32,7 @@ class Training:
     params: TrainParams
     classes: list[str]
     photos: int  # in the training split
+    left_out: int  # photos of that split whose paths `params.excluded` lists
     photos_sha256: str  # a run never goes on with other photos or splits
     model: SimpleCNN
     pupil: nn.ModuleDict  # from the model's maps and embedding to what the teacher sees
@@ -53,6 +54,7 @@ def save_epoch(run: Path, training: Training) -> None:
         "params": asdict(training.params),
         "classes": training.classes,
         "photos": training.photos,
+        "left_out": training.left_out,
         "photos_sha256": training.photos_sha256,
         "before": training.before,
     }

@@ -152,11 +152,9 @@ class Split:
         photos = read_index(index)
         self.photos_sha256 = photos_sha256(photos)
         self.classes = sorted({photo.label for photo in photos})
-        self.rows = [
-            row
-            for row, photo in enumerate(photos)
-            if photo.split == split and photo.path not in excluded
-        ]
+        rows = [row for row, photo in enumerate(photos) if photo.split == split]
+        self.rows = [row for row in rows if photos[row].path not in excluded]
+        self.left_out = len(rows) - len(self.rows)
         self.photos = [photos[row] for row in self.rows]
         self.labels = [self.classes.index(photo.label) for photo in self.photos]
         if not self.rows:

@@ -121,6 +121,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
         params,
         split.classes,
         len(split),
+        split.left_out,
         split.photos_sha256,
         model,
         pupil,

@@ -143,7 +143,9 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
     listed.write_text(f"path,why\n{path},drawn\n")
     excluded = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
     assert excluded == {path}
-    assert path not in {photo.path for photo in Split(index, "train", excluded).photos}
+    split = Split(index, "train", excluded)
+    assert path not in {photo.path for photo in split.photos}
+    assert split.left_out == 1
     with pytest.raises(UsageError, match="no list of photos"):
         excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
 
