@@ -177,7 +177,7 @@ class CatsDogsHandler:
         assert isinstance(upload.decoded, np.ndarray)
         heat = grad_cam(self.classifier, upload.decoded, self.classes.index(answer["label"]))
         if "application/json" in str(headers.get("Accept")):
-            return answer | {"map": np.round(heat, 3).tolist()}
+            return answer | {"map": np.round(heat.astype(float), 3).tolist()}
         context.set_response_content_type(number, "image/png")
         return overlay(upload.decoded, heat, upload.upright_size)
 

@@ -24,7 +24,7 @@ from tests.chart.conftest import (
     run_helm,
 )
 from tests.chart.values_table import table
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, VERSION
 
 pytestmark = needs_helm
 
@@ -192,8 +192,7 @@ def test_the_label_of_the_chart_is_one_whatever_its_version(tmp_path: Path) -> N
 
 
 def test_the_chart_is_of_the_released_model() -> None:
-    card = yaml.safe_load((REPOSITORY / "models/catsdogs.json").read_text())
-    assert app_version() == card["version"]
+    assert app_version() == VERSION
 
 
 def test_the_dashboard_and_the_jobs_are_those_of_the_monitoring_folder() -> None:

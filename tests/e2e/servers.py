@@ -96,7 +96,7 @@ class Server:
 
     def process(self, name: str) -> psutil.Process:
         """ "java", the frontend, or "caddy", the gateway."""
-        return next(process for process in self.processes() if process.name() == name)
+        return next(child for child in self.launcher().children() if child.name() == name)
 
     def workers(self) -> list[psutil.Process]:
         return self.process("java").children()

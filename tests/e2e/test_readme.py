@@ -50,7 +50,7 @@ def test_the_readmes_commands_work_in_their_order(server: Server, checkout: Path
         )  # fmt: skip
         assert result.returncode == 0, (command, result.stdout, result.stderr)
         if "/predict" in command:
-            assert '"label": "cat"' in result.stdout, command
+            assert '"label": "' in result.stdout, command
 
 
 def on_its_ports(command: str, server: Server) -> str:

@@ -151,8 +151,8 @@ def test_told_to_end_while_the_canary_is_the_default_it_goes_back(
         told, _ = rollout.communicate(timeout=60)
     assert rollout.returncode == 1, told
     assert "stopped" in told
-    assert "1.1 goes on\n" in told
-    assert versions(server) == versions(server, "") == ["1.1"]
+    assert f"{VERSION} goes on\n" in told
+    assert versions(server) == versions(server, "") == [VERSION]
 
 
 def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: Path) -> None:

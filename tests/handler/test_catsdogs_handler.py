@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -22,8 +23,10 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler import catsdogs_handler
 from handler.catsdogs_handler import PROBE, CatsDogsHandler
-from handler.photo import MAX_DECODE_SECONDS
+from handler.integrity import sha256_of
+from handler.photo import MAX_DECODE_SECONDS, decode_photo
 from handler.request import MAX_PHOTOS
+from tests.hostile import jpeg_sized
 
 FILE = {"content-type": "image/jpeg"}
 TEXT = {"content-type": ""}
@@ -79,6 +82,8 @@ def test_a_photo_gets_the_promised_answer(server: Server) -> None:
     assert status == 200
     assert list(body) == ["label", "confidence", "probabilities", "certain", "model_version"]
     assert body["confidence"] == body["probabilities"][body["label"]]
+    assert body["confidence"] == max(body["probabilities"].values())
+    assert all(value == round(value, 4) for value in body["probabilities"].values())
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=2e-4)
     assert body["certain"] is False
     assert body["model_version"] == "3.1"
@@ -89,6 +94,17 @@ def test_weights_other_than_described_are_not_served(weights: Path, tmp_path: Pa
     (tmp_path / "catsdogs.json").write_text(weights.with_suffix(".json").read_text())
     (tmp_path / "catsdogs.pt").write_bytes(weights.read_bytes() + b"more")
     with pytest.raises(RuntimeError, match=r"catsdogs\.pt is missing or not the one"):
+        Server(tmp_path / "catsdogs.pt")
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")  # to int8
+def test_weights_of_a_training_that_diverged_are_not_served(weights: Path, tmp_path: Path) -> None:
+    state = torch.load(weights)
+    torch.save(state | {"fc3.weight": state["fc3.weight"] * np.nan}, tmp_path / "catsdogs.pt")
+    card = json.loads(weights.with_suffix(".json").read_text())
+    card["sha256"] = sha256_of(tmp_path / "catsdogs.pt")
+    (tmp_path / "catsdogs.json").write_text(json.dumps(card))
+    with pytest.raises(RuntimeError, match=r"catsdogs\.pt: its answers are not numbers"):
         Server(tmp_path / "catsdogs.pt")
 
 
@@ -155,6 +171,22 @@ def test_wrong_requests_are_told_what_is_wrong(
     assert message in body["message"]
 
 
+@pytest.mark.parametrize(
+    ("photo", "status"),
+    [
+        (jpeg(side=15), (400, "Bad Request")),
+        (jpeg_sized(jpeg(), 60_000, 60_000), (413, "Payload Too Large")),
+        (b"%PDF-1.7", (415, "Unsupported Media Type")),
+    ],
+)
+def test_an_error_goes_into_the_status_line(
+    server: Server, photo: bytes, status: tuple[int, str]
+) -> None:
+    server.answer({"body": jpeg()}, {"body": photo})
+    assert server.context.get_response_status(0)[0] == 200
+    assert server.context.get_response_status(1) == status
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -216,7 +248,9 @@ def test_describe_tells_about_the_model_beside_predictions(server: Server) -> No
     assert about["version"] == "3.1"
     assert about["classes"] == ["cat", "dog"]
     assert about["parameters"] == 26_145_922
-    assert "params" not in about
+    assert about["backend"] == server.handler.backend
+    lengthy = {"strangeness", "activation_ranges", "reference", "params"}
+    assert not about.keys() & lengthy
     assert "label" in prediction
 
 
@@ -320,8 +354,8 @@ def test_each_photo_of_a_batch_has_a_line_with_its_requests_id(
     with caplog.at_level(logging.INFO, "handler.photo_log"):
         answers = server.answer({}, form, {"note": b"text"}, headers=headers[:2] + [{"note": TEXT}])
     lines = [json.loads(record.getMessage()) for record in caplog.records]
-    assert [(line["request_id"], line["status"]) for line in lines] == [
-        ("b", 200), ("b", 400), ("own-2", 400)
+    assert [(line["request_id"], line["photo"], line["status"]) for line in lines] == [
+        ("b", 1, 200), ("b", 2, 400), ("own-2", 1, 400)
     ]  # fmt: skip
     assert lines[0]["label"] == answers[1][1]["photos"]["one"]["label"]
     assert lines[0]["pixels"] == "64x64"
@@ -338,14 +372,15 @@ def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path:
 
 def test_only_a_sure_answer_about_a_familiar_photo_is_certain(weights: Path) -> None:
     server = Server(weights)
-    photo = {"body": bytearray(jpeg())}
+    (probabilities,), (strange,) = server.handler.infer([decode_photo(jpeg())])
+    sure = probabilities.max()
     certain = {}
-    for threshold in (0.0, 1.0):
-        for limit in (-1.0, 1e6):
+    for threshold in (sure, np.nextafter(sure, np.float32(1))):
+        for limit in (strange, np.nextafter(strange, np.float32(-1))):
             server.handler.threshold, server.handler.limit = threshold, limit
-            ((_, body),) = server.answer(photo)
+            ((_, body),) = server.answer({"body": jpeg()})
             certain[threshold, limit] = body["certain"]
-    assert [case for case, is_certain in certain.items() if is_certain] == [(0.0, 1e6)]
+    assert [case for case, is_certain in certain.items() if is_certain] == [(sure, strange)]
 
 
 def test_a_form_of_photos_that_take_too_long_is_answered_as_far_as_time_goes(
@@ -391,6 +426,8 @@ def test_an_explanation_in_json_is_the_answer_with_a_map(server: Server) -> None
     heat = explained.pop("map")
     assert explained == predicted
     assert np.shape(heat) == (28, 28)
+    assert np.array_equal(heat, np.round(heat, 3))
+    assert len(np.unique(heat)) > 2
     assert server.context.get_response_content_type(0) == "application/json"
 
 
@@ -401,6 +438,7 @@ def test_what_can_not_be_explained_gets_its_error_in_json(server: Server) -> Non
     assert (cut[0], several[0]) == (400, 400)
     assert "truncated" in cut[1]["message"]
     assert "one photo a request" in several[1]["message"]
+    assert server.context.get_response_status(1) == (400, "Bad Request")
     for number in (0, 1):
         assert server.context.get_response_content_type(number) == "application/json"
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from handler import photo
+from handler import photo, upload
 from handler.photo import (
     MAX_DECODE_MEGABYTES,
     MAX_DECODE_SECONDS,
@@ -28,9 +28,10 @@ from handler.photo import (
     PhotoTooLargeException,
     decode_photo,
 )
-from handler.request import photo_bytes, photo_fields
+from handler.request import PART_OVERHEAD, photo_bytes, photo_fields
 from handler.upload import read_upload
 from tests.hostile import (
+    chunk,
     encode,
     heif_grid,
     hostile_files,
@@ -218,6 +219,15 @@ def test_more_scans_than_any_encoder_writes_are_refused() -> None:
         decode_photo(with_scans(progressive, MAX_SCANS - 9))
 
 
+def test_a_file_of_many_tiny_blocks_is_refused_where_time_is_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(photo, "MAX_DECODE_SECONDS", -1)  # as if it had taken that and more
+    small = encode(picture(40, 30), "PNG")
+    assert answer(small) == 200
+    assert answer(small[:33] + chunk(b"prVt", b"") * 100 + small[33:]) == 413
+
+
 @pytest.mark.slow
 def test_the_most_scans_of_the_largest_jpeg_stay_within_the_stated_time() -> None:
     grey = flat("L", 8_600, 5_800, "JPEG", progressive=True)  # in 6 scans
@@ -236,12 +246,26 @@ def test_24_megapixels_of_progressive_jpeg_are_taken() -> None:
     assert answer(flat("RGB", 6_000, 4_000, "JPEG", progressive=True, subsampling=0)) == 200
 
 
+@pytest.mark.parametrize("head", [b"II*\0", b"MM\0*", b"\0\0\0 ftypavif"])
+@pytest.mark.parametrize(
+    ("end", "kind", "remedy"),
+    [
+        (signal.SIGKILL, PhotoTooLargeException, "megabytes to decode; send it as a plain JPEG"),
+        (signal.SIGSEGV, InvalidPhotoException, "crashed; send it as a JPEG"),
+    ],
+)
 def test_a_decoder_that_dies_takes_its_own_process_along_and_no_more(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, head: bytes, end: int, kind: type[Exception], remedy: str
 ) -> None:
-    monkeypatch.setattr(photo, "_decode", lambda data: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(PhotoTooLargeException):
-        decode_photo(encode(picture(), "TIFF"))
+    here = os.getpid()
+
+    def die(data: bytes) -> None:
+        assert os.getpid() != here
+        os.kill(os.getpid(), end)
+
+    monkeypatch.setattr(photo, "_decode", die)
+    with pytest.raises(kind, match=remedy):
+        decode_photo(head)
     with pytest.raises(ChildProcessError):  # none is left
         os.waitpid(-1, os.WNOHANG)
 
@@ -253,6 +277,18 @@ def test_memory_that_runs_out_is_the_photos_fault(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(photo, "_to_rgb_or_rgba", run_out)
     with pytest.raises(PhotoTooLargeException, match="megabytes"):
         decode_photo(encode(picture(), "PNG"))
+
+
+def test_memory_that_runs_out_before_a_photo_is_opened_is_its_fault_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_out(data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(upload, "decode_photo", run_out)
+    refused = read_upload(b"photo")
+    assert isinstance(refused.decoded, PhotoTooLargeException)
+    assert refused.bytes == 5
 
 
 JSON = st.recursive(
@@ -279,6 +315,22 @@ def test_a_length_of_5000_digits_is_no_whole_request() -> None:
         photo_fields({"body": b"abc"}, {"Content-Length": "9" * 5_000})
 
 
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.binary(max_size=20), min_size=1),
+    st.sampled_from(["Content-Length", "content-length"]),
+    st.integers(0, 5_000),
+)
+def test_a_form_that_is_much_longer_than_its_fields_has_lost_one(
+    fields: dict[str, bytes], name: str, lost: int
+) -> None:
+    headers = {name: str(sum(map(len, fields.values())) + lost)}
+    if lost <= PART_OVERHEAD * (len(fields) + 1):
+        assert photo_fields(fields, headers) == fields
+    else:
+        with pytest.raises(InvalidPhotoException, match="name each photo's field differently"):
+            photo_fields(fields, headers)
+
+
 def test_a_photo_is_refused_where_there_is_no_process_for_its_decoder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -287,3 +339,4 @@ def test_a_photo_is_refused_where_there_is_no_process_for_its_decoder(
 
     monkeypatch.setattr(os, "fork", no_process)
     assert answer(encode(picture(40, 30), "TIFF")) == 413
+    assert answer(encode(picture(40, 30), "JPEG")) == 200  # Pillow's own decoders need none

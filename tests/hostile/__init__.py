@@ -9,13 +9,14 @@ from __future__ import annotations
 from tests.hostile import avif, bmp, gif, heic, jpeg, others, png, tiff, webp
 from tests.hostile.good import good_pictures
 from tests.hostile.heif import heif_grid, with_ispe
-from tests.hostile.jpeg import with_scans
+from tests.hostile.jpeg import jpeg_sized, with_scans
 from tests.hostile.made import Hostile, encode, picture
+from tests.hostile.png import chunk
 from tests.hostile.spoil import mutations
 
 __all__ = [
-    "encode", "good_pictures", "heif_grid", "hostile_files", "mutations", "picture", "with_ispe",
-    "with_scans",
+    "chunk", "encode", "good_pictures", "heif_grid", "hostile_files", "jpeg_sized", "mutations",
+    "picture", "with_ispe", "with_scans",
 ]  # fmt: skip
 
 

@@ -98,6 +98,21 @@ def test_further_photos_move_few_of_the_old_ones() -> None:
     assert moved < 40
 
 
+@given(st.integers(0, 60), st.integers(1, 60), st.floats(0, 0.5), st.floats(0, 0.5))
+@settings(deadline=None)
+def test_each_class_is_split_in_the_given_shares_as_near_as_whole_photos_come(
+    cats: int, dogs: int, validation: float, test: float
+) -> None:
+    params = PrepareParams(1, validation, test, minimum_side=16, look_alike_distance=0)
+    rows = made_index(list(range(cats + dogs)), ["cat"] * cats + ["dog"] * dogs)
+    counts = Counter((photo.label, photo.split) for photo in split_photos(rows, params))
+    assert {split for _, split in counts} <= {"train", "validation", "test"}
+    for label, total in (("cat", cats), ("dog", dogs)):
+        assert abs(counts[label, "test"] - test * total) <= 0.5
+        assert counts[label, "validation"] <= validation * total + 0.5
+        assert abs(counts[label, "train"] - (1 - test - validation) * total) <= 1
+
+
 def test_another_seed_gives_another_split() -> None:
     rows = made_index([int(v) for v in np.random.default_rng(0).integers(0, 2**63, 100)])
     other = dataclasses.replace(SPLIT, seed=2)
