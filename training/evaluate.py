@@ -129,7 +129,7 @@ def doubt(test: dict[str, Any]) -> str | None:
         return None
     return (
         f"no better than guessing: `{name}` for each photo is right in {share:.1%}; "
-        "try more photos, more epochs, or --finetune models/catsdogs.pt"
+        "try more photos, more epochs, or --finetune models/catsdogs.pt (START= of make train)"
     )
 
 

@@ -70,7 +70,7 @@ def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]
 
         yield log
         if rows or known is None or known.info.status != "FINISHED":
-            log_outcome(run, index)  # 320 MB, so not again for a run that was over
+            log_outcome(run, index)  # 160 MB, so not again for a run that was over
 
 
 def known_run(run: Path, params: TrainParams) -> Run | None:

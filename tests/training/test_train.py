@@ -85,8 +85,10 @@ def test_finetuning_starts_from_the_best_weights_of_another_run(
             assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
     about = checkpoint.read_run(tuned)[0]
     assert about["before"] == checkpoint.read_run(run)[0]
+    go_on = {"lesson": NO_LESSON, "resume": True, "tracker": nullcontext(ignore)}
+    train(index, tuned, still, start=run, **go_on)
     with pytest.raises(UsageError, match="started from other weights"):
-        train(index, tuned, still, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+        train(index, tuned, still, **go_on)
     with pytest.raises(UsageError, match="train first"):
         train(
             index, tmp_path / "other", still,
