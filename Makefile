@@ -20,6 +20,8 @@ DOCKER   ?= docker
 RELEASE  ?= catsdogs
 IN        = $(if $(NAMESPACE),--namespace $(NAMESPACE))
 VERSION   = $(shell sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)
+resumed   = $(if $(shell test -e "$(1)/checkpoint.pt" && echo yes), --resume)
+BEGUN     = $(if $(START),,$(call resumed,$(RUN)))$(call resumed,$(RUN)-finetuned)
 PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
@@ -44,15 +46,13 @@ serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is
 stop: ## stop them; what has been accepted is answered first
 	@$(PY) tools/serve --stop
 
-train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [CLASSES="fox wolf"] [RUN=runs/train]
-	@for run in "$(RUN)" "$(RUN)-finetuned"; do test ! -e "$$run/checkpoint.pt" || { \
-		echo "error: $$run holds a run; name another (RUN=...) or go on with --resume" >&2; exit 2; }; done
-	$(PY) -m training prepare --data "$(DATA)" $(if $(CLASSES),--classes $(CLASSES))
-	$(PY) -m training teach
-	$(PY) -m training train --run "$(RUN)"
-	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(RUN)"
+train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
+	$(if $(BEGUN),$(if $(RESUME),,@echo "error: $(RUN) holds a run; name another (RUN=...), or go on with it (RESUME=1)" >&2; exit 2))
+	$(if $(BEGUN),,$(PY) -m training prepare --data "$(DATA)" $(if $(CLASSES),--classes $(CLASSES)))
+	$(if $(BEGUN),,$(PY) -m training teach)
+	$(if $(START),,$(PY) -m training train --run "$(RUN)"$(call resumed,$(RUN)))
+	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(or $(START),$(RUN))"$(call resumed,$(RUN)-finetuned)
 	$(PY) -m training evaluate "$(RUN)-finetuned"
-	@echo "Release it with: $(PY) -m training release $(RUN)-finetuned"
 
 mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000

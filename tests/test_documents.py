@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -109,18 +110,53 @@ def commands(document: Path) -> list[str]:
     return [line for block in blocks for line in block.splitlines()]
 
 
+def given_by_make_train(*variables: str) -> list[list[str]]:
+    """The words of each `python -m training` that it would give."""
+    given = re.findall(r"^\S+ -m training (.*)$", dry_run(*variables), re.MULTILINE)
+    return [shlex.split(words) for words in given]
+
+
+def dry_run(*variables: str) -> str:
+    """What `make train` would do."""
+    return subprocess.run(
+        ["make", "train", *variables, "--dry-run"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+
+
 def test_make_train_gives_commands_that_there_are() -> None:
     (line,) = [line for line in commands(REPOSITORY / "README.md") if line.startswith("make train")]
-    told = subprocess.run(
-        [*line.split(), "CLASSES=fox wolf", "--dry-run"],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    ).stdout.replace('"', "")  # fmt: skip
-    given = [words.split() for words in re.findall(r"^\S+ -m training (.*)$", told, re.MULTILINE)]
+    given = given_by_make_train(*line.split()[2:], "CLASSES=fox wolf")
     names = ["prepare", "teach", "train", "train", "evaluate"]
     assert [words[0] for words in given] == names
     first, *_ = [parser().parse_args(words) for words in given]
     assert first.classes == ["fox", "wolf"]
     assert first.data == Path("data/photos")
+
+
+def test_make_train_starts_from_weights_that_are_named() -> None:
+    given = given_by_make_train("RUN=runs/my own", "START=models/catsdogs.pt")
+    assert [words[0] for words in given] == ["prepare", "teach", "train", "evaluate"]
+    training = parser().parse_args(given[2])
+    assert training.run == Path("runs/my own-finetuned")
+    assert training.finetune == Path("models/catsdogs.pt")
+
+
+def test_make_train_goes_on_with_what_is_left_when_asked(tmp_path: Path) -> None:
+    run = tmp_path / "my own"
+    for finished in (run, tmp_path / "my own-finetuned"):
+        finished.mkdir()
+        (finished / "checkpoint.pt").touch()
+        (refusal,) = re.findall("^echo (.*)$", dry_run(f"RUN={run}"), re.MULTILINE)[-1:]
+        assert "holds a run; name another (RUN=...), or go on with it (RESUME=1)" in refusal
+        resumed = [
+            words[2]
+            for words in given_by_make_train(f"RUN={run}", "RESUME=1")
+            if "--resume" in words
+        ]
+        assert resumed[-1] == str(finished)
+    names = [words[0] for words in given_by_make_train(f"RUN={run}", "RESUME=1")]
+    assert names == ["train", "train", "evaluate"]
 
 
 def test_each_decisions_figures_stand_in_the_file_that_it_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from training.params import load_params
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it worked, 2 with one line on stderr when the input is wrong."""
-    options = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = parser().parse_args(words, argparse.Namespace(words=words))
     try:
         return int(options.command(options) or 0)
     except UsageError as error:
@@ -59,7 +61,11 @@ def parser() -> argparse.ArgumentParser:
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
     train.add_argument(
-        "--finetune", type=Path, metavar="RUN", help="go on from a finished run's best weights"
+        "--finetune",
+        type=Path,
+        metavar="START",
+        help="start from a finished run's best weights, or from a file such as models/catsdogs.pt, "
+        "with the numbers of section finetune",
     )
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")
@@ -79,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     path(release, "--model-card", "docs/MODEL_CARD.md", "model card to write")
     path(release, "--readme", "README.md", "file whose figures are renewed")
     path(release, "--rules", "monitoring/drift_rules.yml", "Prometheus rules to write")
+    path(release, "--chart", "helm/catsdogs/Chart.yaml", "chart whose appVersion is renewed")
     path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
     predict = add("predict", run_predict, "classify photos without a server")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
@@ -93,10 +100,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    from training.data import prepare
+    from training.folders import list_files
 
     params = load_params(options.params)
     data, classes = options.data or Path(params.data.folder), options.classes or params.data.classes
+    list_files(data, classes)  # what is wrong there is told before imports that take seconds
+
+    from training.data import prepare
+
     prepare(data, options.index, params.prepare, classes)
 
 
@@ -131,28 +142,45 @@ def run_train(options: argparse.Namespace) -> None:
             tracker=tracker,
         )
     except KeyboardInterrupt:
-        print(f"\n{options.run}: go on by the same command with --resume", file=sys.stderr)
+        print(f"\n{options.run}: {how_to_go_on(options)}", file=sys.stderr)
         raise
 
 
-def run_evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import evaluate, format_figures
+def how_to_go_on(options: argparse.Namespace) -> str:
+    """The command that does, for a training that was interrupted."""
+    from training.checkpoint import CHECKPOINT
+    from training.distributed import world_size
 
-    card = evaluate(options.index, options.run, load_params(options.params))
-    print(format_figures(card["figures"]["test"]))
+    if not (options.run / CHECKPOINT).exists():
+        return "no epoch was finished; give the same command again"
+    if world_size() > 1:
+        return "go on by the same command with --resume"
+    words = [word for word in options.words if not word.startswith("--resume")]
+    line = shell_line(*words, "--resume")
+    return f"go on with `{line}`, or with RESUME=1 where you gave `make train`"
+
+
+def shell_line(*words: str | Path) -> str:
+    """`python -m training` with `words`, as a shell takes them."""
+    python = Path(sys.executable)
+    if python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
+    return shlex.join([str(python), "-m", "training", *map(str, words)])
+
+
+def run_evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import doubt, evaluate, format_figures
+
+    test = evaluate(options.index, options.run, load_params(options.params))["figures"]["test"]
+    print(format_figures(test))
+    print(doubt(test) or f"release it with: {shell_line('release', options.run)}")
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.card import FIGURES, summary, write_model_card
-    from training.drift import write_drift_rules
-    from training.markdown import write_between_marks
-    from training.weights import release
+    from training.publish import Homes, publish
 
-    card = release(options.run, options.weights, options.version)
-    write_model_card(card, options.model_card)
-    write_between_marks(options.readme, FIGURES, summary(card))
-    write_drift_rules(card, options.rules)
-    print(f"{options.weights}: version {card['version']}")
+    homes = Homes(options.weights, options.model_card, options.readme, options.rules, options.chart)
+    print(publish(options.run, homes, options.version))
 
 
 def run_archive(options: argparse.Namespace) -> None:
@@ -163,6 +191,9 @@ def run_archive(options: argparse.Namespace) -> None:
 
 
 def run_predict(options: argparse.Namespace) -> int:
+    if not any(file.is_file() for file in options.files):  # told before imports, likewise
+        raise UsageError(f"{options.files[0]}: no such file")
+
     from training.predict import predict
 
     failed = False

@@ -9,6 +9,7 @@ from typing import Any
 from training.files import write_atomically
 from training.markdown import percent, table, wrapped
 from training.model import count_parameters
+from training.procedure import procedure, reproduce
 
 FIGURES = "figures, written by `python -m training release`"  # the README's marks
 
@@ -69,7 +70,7 @@ def data(card: dict[str, Any]) -> str:
     listed = training["params"]["excluded"]
     cleaned = (
         f"Photos with a wrong label, several classes or none were left out of training: `{listed}`."
-        if listed
+        if listed and training.get("left_out", True)  # 1.1 didn't count them, but there were some
         else "Wrong labels were left in."
     )
     return f"""## Data
@@ -79,39 +80,6 @@ def data(card: dict[str, Any]) -> str:
 {figures["test"]["photos"]:,} were kept for this card. Look-alikes (perceptual hashes at most
 {params["prepare"]["look_alike_distance"]} of 64 bits apart) are never parted between splits.
 {cleaned} Validation and test photos were not cleaned."""
-
-
-def procedure(card: dict[str, Any]) -> str:
-    stages = [card["training"]]
-    while before := stages[0].get("before"):
-        stages.insert(0, before)
-    told = "\n".join(f"{number}. {stage(run)}" for number, run in enumerate(stages, start=1))
-    hours = sum(run["seconds"] for run in stages) / 3600
-    machines = dict.fromkeys(f" on {run['machine']}" for run in stages if "machine" in run)
-    took = f"{hours:.1f} hours{' and'.join(machines)}"
-    return f"""## Procedure
-
-{told}
-
-AdamW with a one-cycle schedule each time; photos are changed at random. All numbers are in
-`models/catsdogs.json`, the reasons in [training.md](training.md). Training took {took}. The
-weights are those of epoch {stages[-1]["best"]["epoch"]} of the last run, the best on validation."""
-
-
-def stage(run: dict[str, Any]) -> str:
-    """One training run in a sentence."""
-    params = run["params"]
-    parts = [f"{params['epochs']} epochs on {run['photos']:,} photos"]
-    if params["small_epochs"]:
-        parts.append(f"the first {params['small_epochs']} at {params['small_side']} pixels")
-    if params["ema_decay"]:
-        parts.append("weights averaged over the steps")
-    if params["teacher_labels"] or params["teacher_maps"] or params["teacher_features"]:
-        parts.append(
-            "with EfficientNet-Lite0 (Apache-2.0, trained on ImageNet) as teacher, which is no "
-            "part of what is served"
-        )
-    return ", ".join(parts)
 
 
 def measured(card: dict[str, Any]) -> str:
@@ -165,13 +133,17 @@ def same_answers(card: dict[str, Any]) -> str:
         f"{percent(half['same_label'], 2)}, probabilities at most "
         f"{half['largest_difference']:.4f} apart"
     )
+    here, there = (
+        percent(accuracy, 2)
+        for accuracy in (served["accuracy"], card["figures"]["test"]["accuracy"])
+    )
+    right = f"{here} right instead of {there}" if here != there else f"{here} right in both"
     return f"""## Stored and served
 
 Half-precision weights (measured on the last epoch's): {cost}. What the handler answers to the
 test photos ({served["backend"]}), against PyTorch in float32: the same label for
 {percent(served["same_label"], 2)}, probabilities at most {served["largest_difference"]:.4f} apart,
-{percent(served["accuracy"], 2)} right instead of
-{percent(card["figures"]["test"]["accuracy"], 2)}."""
+{right}."""
 
 
 def limits(card: dict[str, Any]) -> str:
@@ -187,16 +159,6 @@ show neither it is `certain` about these shares, wrongly:
 {table(["pictures without a pet", "n", "certain"], rows)}
 
 {card["params"]["data"]["limits"]} Don't use it where a wrong answer does harm."""
-
-
-def reproduce(card: dict[str, Any]) -> str:
-    folders = " and ".join(f"`{name}`" for name in card["classes"])
-    return f"""## Reproduce
-
-Put the photos into the folders {folders} of `data.folder` (`params.yaml`), and run `dvc repro`: it
-prepares, teaches, trains, evaluates and archives. Equal photos and splits have the digest
-`{card["training"]["photos_sha256"][:16]}…` in `runs/train/run.json`. Figures then differ within the
-spread over seeds that [training.md](training.md) gives."""
 
 
 SECTIONS = (head, data, procedure, measured, parts, same_answers, limits, reproduce)

@@ -32,6 +32,7 @@ class Training:
     params: TrainParams
     classes: list[str]
     photos: int  # in the training split
+    left_out: int  # photos of that split whose paths `params.excluded` lists
     photos_sha256: str  # a run never goes on with other photos or splits
     model: SimpleCNN
     pupil: nn.ModuleDict  # from the model's maps and embedding to what the teacher sees
@@ -40,7 +41,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]
-    before: dict[str, Any] | None = None  # run.json of the run whose weights it started from
+    before: dict[str, Any] | None = None  # how the weights that it started from were trained
 
 
 def save_epoch(run: Path, training: Training) -> None:
@@ -53,12 +54,18 @@ def save_epoch(run: Path, training: Training) -> None:
         "params": asdict(training.params),
         "classes": training.classes,
         "photos": training.photos,
+        "left_out": training.left_out,
         "photos_sha256": training.photos_sha256,
         "before": training.before,
     }
     seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
-    where = machine(world_size())
-    write_json(run / RUN_FILE, made_with | {"seconds": seconds, "machine": where, "best": best})
+    so_far = {
+        "seconds": seconds,
+        "machine": machine(world_size()),
+        "best": best,
+        "finished_epochs": len(training.history),
+    }
+    write_json(run / RUN_FILE, made_with | so_far)
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
     checkpoint = made_with | {
         "model": training.model.state_dict(),
@@ -74,7 +81,8 @@ def save_epoch(run: Path, training: Training) -> None:
 def load_checkpoint(run: Path, training: Training) -> None:
     """Put `training` where the run stopped.
 
-    Raises UsageError when there is no such run, or it had other parameters or photos.
+    Raises UsageError when there is no such run, or it had other parameters, photos or weights to
+    start from.
     """
     path = run / CHECKPOINT
     if not path.exists():
@@ -84,6 +92,8 @@ def load_checkpoint(run: Path, training: Training) -> None:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
+    if checkpoint["before"] != training.before:
+        raise UsageError(f"{path}: started from other weights; give those or start a new run")
     training.model.load_state_dict(checkpoint["model"])
     training.pupil.load_state_dict(checkpoint["pupil"])
     training.average.load_state_dict(checkpoint["average"])

@@ -26,8 +26,9 @@ from tqdm import tqdm
 from handler.integrity import sha256_of
 from handler.photo import SIDE, PhotoException, decode_photo, open_photo, orientation
 from training.errors import UsageError
+from training.folders import label_of, list_files
 from training.params import PrepareParams
-from training.split import SPLITS, Photo, split_photos
+from training.split import FEWEST, SPLITS, Photo, fewest_photos, split_photos
 
 INDEX = "photos.csv"  # one row a photo
 DOUBTFUL = "doubtful.csv"  # what was left out, and why
@@ -48,8 +49,8 @@ def prepare(data: Path, index: Path, params: PrepareParams, classes: Collection[
     """Index the photos of `data`/CLASS/ into the folder `index`, which is replaced as a whole.
 
     With `classes`, of these folders alone. Writes photos.csv, doubtful.csv and photos.uint8. No
-    file stops it; raises UsageError when `data` lacks a class that is named, or doesn't hold at
-    least two class folders with a readable photo each.
+    file stops it; raises UsageError when `data` lacks a class that is named, doesn't hold at least
+    two class folders, or one has too few readable photos to be in every split.
     """
     _check_index(data, index)
     files = list_files(data, classes)
@@ -62,6 +63,7 @@ def prepare(data: Path, index: Path, params: PrepareParams, classes: Collection[
         if empty := {label_of(path) for path in files} - {photo.label for photo in photos}:
             raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
         photos = split_photos(photos, params)
+        _check_splits(data, photos, params)
         write_csv(staging / INDEX, Photo, photos)
         write_csv(staging / DOUBTFUL, Doubtful, doubtful)
         shutil.rmtree(index, ignore_errors=True)
@@ -78,6 +80,19 @@ def _check_index(data: Path, index: Path) -> None:
     known = {INDEX, DOUBTFUL, PIXELS}
     if index.exists() and not (index.is_dir() and {p.name for p in index.iterdir()} <= known):
         raise UsageError(f"{index}: exists and is no index; name a new folder")
+
+
+def _check_splits(data: Path, photos: list[Photo], params: PrepareParams) -> None:
+    """Raise UsageError for a class that no training could learn, or no evaluation measure."""
+    counts = Counter((photo.label, photo.split) for photo in photos)
+    for label in sorted({photo.label for photo in photos}):
+        for split, fewest in FEWEST.items():
+            if counts[label, split] < fewest:
+                total = sum(counts[label, name] for name in SPLITS)
+                raise UsageError(
+                    f"{data / label}: has {total} photos of use, {counts[label, split]} of them "
+                    f"for {split}; it takes {fewest_photos(params)} at least that don't look alike"
+                )
 
 
 def read_photos(
@@ -103,31 +118,6 @@ def read_photos(
                 photos.append(Photo(path, label, size, width, height, digest, turned, hash64, ""))
                 pixels.write(decoded)
     return photos, doubtful
-
-
-def label_of(path: str) -> str:
-    """The class folder of a path relative to the data folder."""
-    return Path(path).parts[0]
-
-
-def list_files(data: Path, classes: Collection[str] = ()) -> list[str]:
-    """Paths of all files in the class folders of `data`, relative to it, sorted."""
-    if not data.is_dir():
-        raise UsageError(f"{data}: no such folder; give one that holds a folder for each class")
-    folders = sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if unknown := sorted(set(classes) - {folder.name for folder in folders}):
-        names = ", ".join(folder.name for folder in folders)
-        raise UsageError(f"{data}: has no folder {unknown[0]!r} for that class, but {names}")
-    folders = [folder for folder in folders if not classes or folder.name in classes]
-    files = [
-        str(file.relative_to(data))
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if not file.is_dir() and not file.name.startswith(".")
-    ]
-    if len({label_of(file) for file in files}) < 2:
-        raise UsageError(f"{data}: needs a folder of photos for each of two classes or more")
-    return files
 
 
 def _digest(file: Path) -> str:
@@ -162,11 +152,9 @@ class Split:
         photos = read_index(index)
         self.photos_sha256 = photos_sha256(photos)
         self.classes = sorted({photo.label for photo in photos})
-        self.rows = [
-            row
-            for row, photo in enumerate(photos)
-            if photo.split == split and photo.path not in excluded
-        ]
+        rows = [row for row, photo in enumerate(photos) if photo.split == split]
+        self.rows = [row for row in rows if photos[row].path not in excluded]
+        self.left_out = len(rows) - len(self.rows)
         self.photos = [photos[row] for row in self.rows]
         self.labels = [self.classes.index(photo.label) for photo in self.photos]
         if not self.rows:

@@ -118,11 +118,24 @@ def plot_calibration(outputs: Outputs, temperature: float, picture: Path) -> Non
         "as trained": reliability(*confidences(logits, labels)),
         "with temperature": reliability(*confidences(logits / temperature, labels)),
     }
-    plot_reliability(bins, picture)
+    plot_reliability(bins, logits.shape[1], picture)
+
+
+def doubt(test: dict[str, Any]) -> str | None:
+    """What to say of a model that may as well guess, for all that the test photos tell."""
+    name, row = max(test["classes"].items(), key=lambda item: item[1]["photos"])
+    share = row["photos"] / test["photos"]
+    if test["accuracy_interval"][0] > share:
+        return None
+    return (
+        f"no better than guessing: `{name}` for each photo is right in {share:.1%}; "
+        "try more photos, more epochs, or --finetune models/catsdogs.pt (START= of make train)"
+    )
 
 
 def format_figures(test: dict[str, Any]) -> str:
     """The figures of `figures` as lines for a terminal."""
+    low, high = test["accuracy_interval"]
     lines = [
         f"{'':12}{'precision':>10}{'recall':>10}{'F1':>10}{'photos':>10}",
         *(
@@ -134,7 +147,8 @@ def format_figures(test: dict[str, Any]) -> str:
             f"{name:12}" + "".join(f"{count:10}" for count in row)
             for name, row in zip(test["classes"], test["confusion"], strict=True)
         ),
-        f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos",
+        f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos, "
+        f"95 % interval {low:.4f} to {high:.4f}",
         f"certain about {test['certain_share']:.1%} of them",
     ]
     return "\n".join(lines)

@@ -29,14 +29,15 @@ def wrapped(text: str) -> str:
     )
 
 
-def write_between_marks(path: Path, name: str, text: str) -> None:
+def write_between_marks(path: Path, name: str, text: str) -> bool:
     """Replace what lies between the marks <!-- NAME --> and <!-- end of NAME --> in `path`.
 
-    A file that is missing or lacks the marks stays as it is.
+    A file that is missing or lacks the marks stays as it is; whether it was written.
     """
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if not path.is_file() or start not in (whole := path.read_text()) or end not in whole:
-        return
+        return False
     before, after = whole.split(start)[0], whole.split(end)[1]
     filled = f"{before}{start}\n\n{text.strip()}\n\n{end}{after}"
     write_atomically(path, lambda partial: partial.write_text(filled))
+    return True

@@ -38,11 +38,12 @@ def plot_confusion(confusion: list[list[int]], classes: Sequence[str], picture: 
     save(figure, picture)
 
 
-def plot_reliability(bins: dict[str, list[dict[str, Any]]], picture: Path) -> None:
+def plot_reliability(bins: dict[str, list[dict[str, Any]]], classes: int, picture: Path) -> None:
     """Draw accuracy over confidence, a line for each entry of `bins`."""
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot([0.5, 1], [0.5, 1], color="grey", linestyle=":", label="perfect")
+    least = 1 / classes  # that the highest of so many probabilities can be
+    axes.plot([least, 1], [least, 1], color="grey", linestyle=":", label="perfect")
     for name, rows in bins.items():
         axes.plot(
             [row["confidence"] for row in rows],

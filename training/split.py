@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -13,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from training.params import PrepareParams
 
 SPLITS = ("train", "validation", "test")
+FEWEST = {"train": 2, "validation": 1, "test": 1}  # photos of a class; `teach` halves the first
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,28 @@ def split_photos(photos: list[Photo], params: PrepareParams) -> list[Photo]:
 
     split_of: dict[str, str] = {}
     for ranked in by_class.values():
-        total = sum(len(group_photos) for _, group_photos in ranked)
-        wanted = {"test": params.test_share * total, "validation": params.validation_share * total}
-        filled: Counter[str] = Counter()
-        for _, group_photos in sorted(ranked, key=lambda item: item[0]):
-            open_splits = (name for name in wanted if filled[name] + 0.5 <= wanted[name])
-            split = next(open_splits, "train")
-            filled[split] += len(group_photos)
+        ordered = [group_photos for _, group_photos in sorted(ranked, key=lambda item: item[0])]
+        for group_photos, split in zip(ordered, fill(list(map(len, ordered)), params), strict=True):
             split_of |= {photo.path: split for photo in group_photos}
     return [replace(photo, split=split_of[photo.path]) for photo in photos]
+
+
+def fill(sizes: list[int], params: PrepareParams) -> list[str]:
+    """A split for each group of look-alikes, in their order, from their sizes."""
+    total = sum(sizes)
+    wanted = {"test": params.test_share * total, "validation": params.validation_share * total}
+    filled: Counter[str] = Counter()
+    splits = []
+    for size in sizes:
+        open_splits = (name for name in wanted if filled[name] + 0.5 <= wanted[name])
+        splits.append(next(open_splits, "train"))
+        filled[splits[-1]] += size
+    return splits
+
+
+def fewest_photos(params: PrepareParams) -> int:
+    """How many photos of a class, no two alike, are enough for every split."""
+    return next(n for n in count(1) if Counter(FEWEST) <= Counter(fill([1] * n, params)))
 
 
 def look_alikes(photos: list[Photo], distance: int) -> list[int]:

@@ -19,6 +19,7 @@ import mlflow
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mlflow.entities import Run
 
 from training.checkpoint import BEST, HISTORY, read_run
 from training.data import Split
@@ -51,7 +52,9 @@ def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]
         artifacts = (run.parent / "mlflow-artifacts").resolve().as_uri()
         mlflow.create_experiment(EXPERIMENT, artifacts)
     mlflow.set_experiment(EXPERIMENT)
-    known_id = unfinished_run(run, params)
+    known = known_run(run, params)
+    known_id = known.info.run_id if known else None
+    rows = 0
     with mlflow.start_run(run_id=known_id, run_name=None if known_id else run.name) as active:
         if known_id is None:
             mlflow.log_params(asdict(params))
@@ -60,21 +63,24 @@ def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]
             (run / RUN_ID).write_text(active.info.run_id)
 
         def log(row: dict[str, float]) -> None:
+            nonlocal rows
+            rows += 1
             metrics = {name: value for name, value in row.items() if name != "epoch"}
             mlflow.log_metrics(metrics, step=int(row["epoch"]))
 
         yield log
-        log_outcome(run, index)
+        if rows or known is None or known.info.status != "FINISHED":
+            log_outcome(run, index)  # 160 MB, so not again for a run that was over
 
 
-def unfinished_run(run: Path, params: TrainParams) -> str | None:
+def known_run(run: Path, params: TrainParams) -> Run | None:
     """The MLflow run that `run` was logged to; None where this store has none like it."""
     try:
         known = mlflow.get_run((run / RUN_ID).read_text())
     except (FileNotFoundError, mlflow.MlflowException):  # a new run; another store
         return None
     same = known.data.params == {name: str(value) for name, value in asdict(params).items()}
-    return str(known.info.run_id) if same else None
+    return known if same else None
 
 
 def git_commit() -> str:
@@ -107,7 +113,7 @@ def log_outcome(run: Path, index: Path) -> None:
         plot_history(run / HISTORY, folder / "history.png")
         plot_confusion(confusion(logits, labels), split.classes, folder / "confusion.png")
         bins = {"validation": reliability(*confidences(logits, labels))}
-        plot_reliability(bins, folder / "reliability.png")
+        plot_reliability(bins, len(split.classes), folder / "reliability.png")
         plot_worst_mistakes(split, logits, folder / "mistakes.png")
         mlflow.log_artifacts(name, "validation")
     mlflow.log_artifact(str(run / BEST), "weights")
@@ -116,9 +122,10 @@ def log_outcome(run: Path, index: Path) -> None:
 
 
 def plot_worst_mistakes(split: Split, logits: torch.Tensor, picture: Path) -> None:
-    """A contact sheet of the photos whose label got the lowest probability."""
+    """A contact sheet of the wrong answers, those first whose label got the lowest probability."""
     probabilities = F.softmax(logits, dim=1)[range(len(split)), split.labels]
-    worst = [int(n) for n in probabilities.argsort() if probabilities[n] < 0.5][:MISTAKES]
+    wrong = logits.argmax(dim=1) != torch.tensor(split.labels)
+    worst = [int(n) for n in probabilities.argsort() if wrong[n]][:MISTAKES]
     titles = [f"{split.photos[n].path} {probabilities[n]:.3f}" for n in worst]
     plot_mistakes([split.pixels[split.rows[n]] for n in worst], titles, picture)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.checkpoint import CHECKPOINT, Training, load_checkpoint, read_run, save_epoch
+from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
 from training.data import Split
 from training.distributed import joined, rank, shared
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
@@ -25,6 +25,7 @@ from training.hardware import device, keep_freed_memory
 from training.model import SimpleCNN
 from training.outputs import split_logits
 from training.params import TrainParams
+from training.start import start_from
 from training.teacher import FEATURES, MAPS, Teacher, load_lesson
 
 Log = Callable[[dict[str, float]], None]
@@ -45,13 +46,13 @@ def train(
 ) -> None:
     """Train for `params.epochs` epochs; write checkpoint, best weights and history into `run`.
 
-    The weights are random at first, or the best ones of the run `start`. `lesson` is the folder
-    that `teach` wrote, read where `params` want a teacher. `tracker` is
+    The weights are random at first, or those of `start`, the best of a finished run or a file.
+    `lesson` is the folder that `teach` wrote, read where `params` want a teacher. `tracker` is
     entered when all checks have passed, and what it gives is called after each epoch with its row
     of the history. Interrupted between two steps, nothing but the epoch in hand is lost, and
     `resume` ends at the same weights as an uninterrupted run. Raises UsageError for a run that
-    exists (without `resume`), doesn't exist, or had other parameters or photos (with it); with
-    `replace` such a run starts anew.
+    exists (without `resume`), doesn't exist, or had other parameters, photos or weights to start
+    from (with it); with `replace` such a run starts anew.
     """
     keep_freed_memory()
     training_split = Split(index, "train", excluded_photos(params))
@@ -90,18 +91,6 @@ def validate(training: Training, split: Split) -> dict[str, float]:
     }
 
 
-def start_from(run: Path, training: Training) -> None:
-    """Give `training` the best weights of `run`.
-
-    Raises UsageError when it was trained on other photos: it may have learned this test split.
-    """
-    training.before, _, state = read_run(run)
-    if training.before["photos_sha256"] != training.photos_sha256:
-        raise UsageError(f"{run}: was trained on other photos or splits")
-    for model in (training.model, training.average.module):
-        model.load_state_dict(state)
-
-
 def excluded_photos(params: TrainParams) -> set[str]:
     """The paths in the reviewed list `params.excluded`; none when it is empty."""
     if not params.excluded:
@@ -132,6 +121,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
         params,
         split.classes,
         len(split),
+        split.left_out,
         split.photos_sha256,
         model,
         pupil,

@@ -46,3 +46,28 @@ def test_a_run_of_a_version_that_did_not_tell_its_machine_has_a_card_too(tmp_pat
     training = {name: value for name, value in CARD["training"].items() if name != "machine"}
     write_model_card(CARD | {"training": training | {"before": None}}, tmp_path / "card.md")
     assert "Training took 1.4 hours. The" in (tmp_path / "card.md").read_text()
+
+
+def test_a_card_of_a_short_run_of_other_photos_from_weights_tells_what_was_done(
+    tmp_path: Path,
+) -> None:
+    before = CARD["training"] | {"sha256": CARD["sha256"], "seconds": 60.0, "before": None}
+    training = CARD["training"] | {
+        **{"photos": 240, "photos_sha256": "0" * 64, "before": before, "seconds": 240.0},
+        **{"finished_epochs": 3, "left_out": 0},
+    }
+    figures = CARD["figures"] | {"served": CARD["figures"]["served"] | {"accuracy": 0.5}}
+    figures["test"] = CARD["figures"]["test"] | {"accuracy": 0.5}
+    other = {"classes": ["kitten", "puppy"], "training": training, "figures": figures}
+    write_model_card(CARD | other, tmp_path / "card.md")
+    text = " ".join((tmp_path / "card.md").read_text().split())
+    for told in (
+        "1. 20 epochs on 13,087 other photos (cat, dog), the first 8 at 160 pixels",
+        "2. 3 epochs on 240 photos, the first 3 at 160 pixels",
+        "Training took 5 minutes on 2 cores",
+        "Wrong labels were left in.",
+        "50.00 % right in both.",
+        f"START=WEIGHTS`, with the weights of sha256 `{CARD['sha256'][:16]}…`",
+    ):
+        assert told in text
+    assert "mislabelled" not in text

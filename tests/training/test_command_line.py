@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import yaml
 
 from handler.integrity import sha256_of
 from tests.conftest import REPOSITORY
-from training.__main__ import main
-from training.checkpoint import BEST, CARD, RUN_FILE
+from training.__main__ import how_to_go_on, main, parser
+from training.checkpoint import BEST, CARD, CHECKPOINT, RUN_FILE
 from training.data import Split
 from training.params import Params
 
@@ -63,6 +64,21 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         assert output.err.startswith("error: "), arguments
         assert output.err.count("\n") == 1, output.err
         assert list(tmp_path.iterdir()) == [bad_params], arguments
+
+
+def test_what_is_to_be_copied_has_the_words_that_were_given_quoted_for_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my run"
+    options = parser().parse_args(["train", "--run", str(folder)])
+    options.words = ["train", "--run", str(folder), "--resume"]
+    assert how_to_go_on(options) == "no epoch was finished; give the same command again"
+    folder.mkdir()
+    (folder / CHECKPOINT).touch()
+    given = f"-m training train --run '{folder}' --resume`, or with RESUME=1"
+    assert given in how_to_go_on(options)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert how_to_go_on(options) == "go on by the same command with --resume"
 
 
 def test_a_run_that_diverged_is_one_line_and_exit_code_2(
@@ -162,9 +178,12 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
     process.send_signal(signal.SIGINT)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert f"{run_folder}: go on by the same command with --resume" in rest
     assert "Traceback" not in rest
-    resumed = run("train", "--run", run_folder, "--resume", *where)
+    command = rest.split(f"{run_folder}: go on with `")[1].split("`")[0]
+    assert command.endswith(" --resume")
+    resumed = subprocess.run(
+        shlex.split(command), cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert resumed.returncode == 0, resumed.stderr
     assert "epoch 1/3" not in resumed.stderr
     epochs = (run_folder / "history.csv").read_text().splitlines()[1:]

@@ -18,7 +18,7 @@ from tests.made_photos import made_photo
 from training.data import DOUBTFUL, Split, prepare, read_index
 from training.errors import UsageError
 from training.params import Params, PrepareParams
-from training.split import Photo, look_alikes, split_photos
+from training.split import FEWEST, Photo, fewest_photos, fill, look_alikes, split_photos
 
 SPLIT = PrepareParams(
     seed=1, validation_share=0.1, test_share=0.1, minimum_side=16, look_alike_distance=2
@@ -177,17 +177,59 @@ def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:
     index = tmp_path / "index"
     with pytest.raises(UsageError, match="no such folder"):
         prepare(tmp_path / "none", index, params.prepare)
-    (tmp_path / "data/cat").mkdir(parents=True)
-    made_photo("cat", 1).save(tmp_path / "data/cat/1.png")
-    with pytest.raises(UsageError, match="two classes"):
-        prepare(tmp_path / "data", index, params.prepare)
-    (tmp_path / "data/dog").mkdir()
-    (tmp_path / "data/dog/1.png").write_text("text")
-    with pytest.raises(UsageError, match="dog: holds no readable photo"):
-        prepare(tmp_path / "data", index, params.prepare)
+    data = tmp_path / "data"
+
+    def refuse(message: str, folder: Path = data, classes: tuple[str, ...] = ()) -> None:
+        with pytest.raises(UsageError, match=message):
+            prepare(folder, index, params.prepare, classes)
+
+    (data / "kitten").mkdir(parents=True)
+    refuse("data: there is no photo in kitten; give one that holds a folder of photos for each")
+    made_photo("cat", 1).save(data / "kitten/1.png")
+    refuse("data: there is only kitten; give")
+    refuse("kitten: holds photos itself, as a class does; the folder above", data / "kitten")
+    refuse("tmp: there is no folder in it", make(tmp_path / "tmp"))
+    (tmp_path / "tmp").rmdir()
+    (data / "puppy").mkdir()
+    refuse("data: there is no photo in puppy")
+    (data / "puppy/1.png").write_text("text")
+    refuse("puppy: holds no readable photo")
+    (data / "cub").mkdir()
+    refuse("data: there is no photo in cub", classes=("cub", "kitten", "puppy"))
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
     with pytest.raises(UsageError, match="run `python -m training prepare"):
         read_index(index)
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_a_class_with_too_few_photos_for_every_split_is_named(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    for number in range(4, 40):
+        (data / "dog" / f"{number}.jpg").unlink()
+    with pytest.raises(UsageError, match="dog: has 4 photos of use, 0 .* it takes 5 at least"):
+        prepare(data, tmp_path / "index", params.prepare)
+    for number in range(4, 40):
+        shutil.copy(data / "dog/0.jpg", data / "dog" / f"{number}.jpg")
+    with pytest.raises(UsageError, match="dog: has 40 photos of use, . of them .* look alike"):
+        prepare(data, tmp_path / "index", params.prepare)
+    assert not (tmp_path / "index").exists()
+
+
+@given(st.floats(0.01, 0.4), st.floats(0.01, 0.4))
+def test_the_fewest_photos_are_in_every_split_and_one_less_is_not(
+    validation: float, test: float
+) -> None:
+    shares = dataclasses.replace(SPLIT, validation_share=validation, test_share=test)
+    fewest = fewest_photos(shares)
+    assert Counter(FEWEST) <= Counter(fill([1] * fewest, shares))
+    assert not Counter(FEWEST) <= Counter(fill([1] * (fewest - 1), shares))
 
 
 def test_prepare_replaces_nothing_but_an_earlier_index(

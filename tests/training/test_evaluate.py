@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from training.checkpoint import BEST, CARD
 from training.data import Split
 from training.errors import UsageError
-from training.evaluate import METRICS, evaluate
+from training.evaluate import METRICS, doubt, evaluate, format_figures
+from training.figures import figures
 from training.measure import slices
 from training.model import SimpleCNN
 from training.not_pets import not_pets
@@ -58,6 +60,26 @@ def test_evaluation_needs_a_run_that_was_trained_on_the_index(
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UsageError, match=r"run\.json: needs best"):
         evaluate(index, tmp_path, params)
+
+
+def test_a_model_that_may_as_well_guess_is_doubted() -> None:
+    labels = torch.tensor([0] * 15 + [1] * 15)
+
+    def measured(wrong: int, labels: torch.Tensor = labels) -> dict[str, object]:
+        answers = labels.clone()
+        answers[:wrong] = 1 - answers[:wrong]
+        nobody = np.zeros(len(labels), dtype=bool)
+        return figures(F.one_hot(answers).float(), labels, ["kitten", "puppy"], nobody)
+
+    told = doubt(measured(14))
+    assert told is not None
+    assert told.startswith("no better than guessing: `kitten` for each photo is right in 50.0%")
+    assert doubt(measured(4)) is None
+    # 26 of 30 right are few where one class has 24 of them.
+    assert doubt(measured(4, torch.tensor([0] * 24 + [1] * 6))) is not None
+    assert "0.5333 on 30 test photos, 95 % interval 0.3614 to 0.6977" in format_figures(
+        measured(14)
+    )
 
 
 def test_slices_hold_the_photos_that_their_names_tell(index: Path) -> None:

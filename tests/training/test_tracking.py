@@ -55,12 +55,28 @@ def test_a_run_is_logged_to_mlflow_and_its_best_weights_are_registered(
     (weights,) = client.list_artifacts(logged.info.run_id, "weights")
     assert weights.path == f"weights/{BEST}"
 
+    (version,) = client.search_model_versions(f"name='{MODEL}'")
     champion = client.get_model_version_by_alias(MODEL, CHAMPION)
     assert champion.run_id == logged.info.run_id
     model = mlflow.pytorch.load_model(f"models:/{MODEL}@{CHAMPION}")
     pixels = np.ascontiguousarray(Split(index, "test").pixels[:2])
     probabilities = model(torch.from_numpy(pixels))
     assert torch.allclose(probabilities.sum(1), torch.ones(2))
+
+
+def test_a_mistake_is_another_answer_than_the_label_whatever_its_probability(
+    index: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from training import tracking
+
+    shown: list[str] = []
+    monkeypatch.setattr(tracking, "plot_mistakes", lambda photos, titles, _: shown.extend(titles))
+    split = Split(index, "validation")
+    logits = torch.zeros(len(split), 3)  # as of three classes, of which none has a half
+    logits[range(len(split)), split.labels] = 0.1
+    logits[0, 2] = 0.2
+    tracking.plot_worst_mistakes(split, logits, tmp_path / "mistakes.png")
+    assert [title.split()[0] for title in shown] == [split.photos[0].path]
 
 
 def test_a_worse_run_does_not_become_champion(

@@ -37,6 +37,7 @@ def test_a_run_keeps_its_history(run: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2", "3"]
     assert all(float(row["loss"]) > 0 for row in rows)
+    assert checkpoint.read_run(run)[0]["finished_epochs"] == 3
     assert not list(run.glob("*.partial"))
 
 
@@ -84,6 +85,10 @@ def test_finetuning_starts_from_the_best_weights_of_another_run(
             assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
     about = checkpoint.read_run(tuned)[0]
     assert about["before"] == checkpoint.read_run(run)[0]
+    go_on = {"lesson": NO_LESSON, "resume": True, "tracker": nullcontext(ignore)}
+    train(index, tuned, still, start=run, **go_on)
+    with pytest.raises(UsageError, match="started from other weights"):
+        train(index, tuned, still, **go_on)
     with pytest.raises(UsageError, match="train first"):
         train(
             index, tmp_path / "other", still,
@@ -140,7 +145,9 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
     listed.write_text(f"path,why\n{path},drawn\n")
     excluded = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
     assert excluded == {path}
-    assert path not in {photo.path for photo in Split(index, "train", excluded).photos}
+    split = Split(index, "train", excluded)
+    assert path not in {photo.path for photo in split.photos}
+    assert split.left_out == 1
     with pytest.raises(UsageError, match="no list of photos"):
         excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
 

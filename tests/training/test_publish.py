@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import astuple
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import CARD, REPOSITORY, VERSION
+from training.checkpoint import BEST
+from training.checkpoint import CARD as CARD_FILE
+from training.publish import Homes, publish, write_app_version
+from training.weights import next_version
+
+
+@pytest.fixture
+def homes(tmp_path: Path) -> Homes:
+    """README, chart and the JSON file of the released weights, copied; the rest is missing."""
+    names = ("models/catsdogs.json", "README.md", "helm/catsdogs/Chart.yaml")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, tmp_path / name)
+    (tmp_path / "monitoring").mkdir()
+    return Homes(
+        weights=tmp_path / "models/catsdogs.pt",
+        model_card=tmp_path / "docs/MODEL_CARD.md",
+        readme=tmp_path / "README.md",
+        rules=tmp_path / "monitoring/drift_rules.yml",
+        chart=tmp_path / "helm/catsdogs/Chart.yaml",
+    )
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    """A run with the released weights, of which 53 % are right."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / BEST).symlink_to(REPOSITORY / "models/catsdogs.pt")
+    test = CARD["figures"]["test"] | {"photos": 30, "accuracy": 0.53}
+    test |= {"accuracy_interval": [0.36, 0.7]}
+    figures = CARD["figures"] | {"test": test}
+    (run / CARD_FILE).write_text(json.dumps(CARD | {"figures": figures}))
+    return run
+
+
+def test_a_release_tells_what_it_wrote_what_changed_and_the_way_back(
+    evaluated: Path, homes: Homes
+) -> None:
+    told = publish(evaluated, homes, None).splitlines()
+    version = next_version(REPOSITORY / "models/catsdogs.json")
+    assert told[0] == f"{homes.weights}: version {version}"
+    files = told[1].removeprefix("written: ")
+    assert set(files.split()) == {
+        *map(str, astuple(homes)),
+        str(homes.weights.with_suffix(".json")),
+    }
+    assert told[2].startswith(
+        "accuracy 53.0 % (36.0 to 70.0) on 30 test photos; before, accuracy 9"
+    )
+    assert told[3:] == [f"back: git checkout {files}"]
+    assert version in homes.readme.read_text()
+    assert yaml.safe_load(homes.chart.read_text())["appVersion"] == version
+
+
+def test_a_first_release_has_no_way_back(evaluated: Path, homes: Homes) -> None:
+    for path in (homes.weights.with_suffix(".json"), homes.readme, homes.chart):
+        path.unlink()
+    told = publish(evaluated, homes, "2.0")
+    assert "before" not in told
+    assert "git" not in told
+    assert not homes.readme.exists()
+    assert str(homes.readme) not in told
+
+
+def test_of_the_chart_the_line_of_the_version_alone_is_renewed(tmp_path: Path) -> None:
+    chart, known = tmp_path / "Chart.yaml", REPOSITORY / "helm/catsdogs/Chart.yaml"
+    assert not write_app_version(chart, "1.2")
+    shutil.copy(known, chart)
+    assert write_app_version(chart, "1.10")
+    renewed = known.read_text().replace(f'appVersion: "{VERSION}"', 'appVersion: "1.10"')
+    assert chart.read_text() == renewed != known.read_text()
+    chart.write_text("name: other\n")
+    assert not write_app_version(chart, "1.2")
+    assert chart.read_text() == "name: other\n"

@@ -1,0 +1,135 @@
+"""What a training starts from, without training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from handler.integrity import sha256_of
+from training.checkpoint import BEST, RUN_FILE, Training, read_run
+from training.data import Split
+from training.errors import UsageError
+from training.params import Params
+from training.start import start_from
+from training.train import new_training
+
+Describe = Callable[..., Path]
+
+
+@pytest.fixture
+def training(index: Path, params: Params) -> Training:
+    return new_training(params.train, Split(index, "train"))
+
+
+@pytest.fixture
+def describe(weights: Path, run: Path, tmp_path: Path) -> Describe:
+    """Writes a copy of the weights, with a JSON file that differs in what is given."""
+
+    def write(state: dict[str, torch.Tensor] | None = None, **changes: object) -> Path:
+        path = tmp_path / "start.pt"
+        torch.save(state, path) if state else shutil.copy(weights, path)
+        card = json.loads(weights.with_suffix(".json").read_text())
+        card |= {"sha256": sha256_of(path), "training": read_run(run)[0]} | changes
+        path.with_suffix(".json").write_text(json.dumps(card))
+        return path
+
+    return write
+
+
+def same_layers(training: Training, weights: Path) -> set[str]:
+    """The layers that model and moving average have from the file."""
+    known = torch.load(weights, weights_only=True)
+    models = training.model.state_dict(), training.average.module.state_dict()
+    return {
+        name.split(".")[0]
+        for name, tensor in known.items()
+        if all(torch.equal(model[name].half(), tensor.half()) for model in models)
+    }
+
+
+def test_of_the_same_classes_all_layers_are_taken(
+    training: Training, weights: Path, describe: Describe
+) -> None:
+    start_from(describe(), training)
+    assert same_layers(training, weights) == {
+        *("conv1", "conv2", "conv3", "conv4", "bn1", "bn2", "bn3", "bn4", "fc1", "fc2", "fc3")
+    }
+
+
+@pytest.mark.parametrize("classes", [["kitten", "puppy"], ["dog", "cat"], ["ant", "cat", "dog"]])
+def test_of_other_classes_all_layers_but_the_last_are_taken(
+    training: Training,
+    weights: Path,
+    describe: Describe,
+    classes: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    state = torch.load(weights, weights_only=True)
+    rows = [row % 2 for row in range(len(classes))]
+    state |= {name: state[name][rows] for name in ("fc3.weight", "fc3.bias")}
+    drawn = training.model.fc3.weight.clone()
+    start = describe(state, classes=classes)
+    start_from(start, training)
+    assert {"conv4", "bn4", "fc1", "fc2"} < same_layers(training, weights)
+    assert torch.equal(training.model.fc3.weight, drawn)
+    told = f"{start}: knows {', '.join(classes)}; the last layer starts anew for cat, dog\n"
+    assert capsys.readouterr().out == told
+
+
+def test_the_run_tells_how_its_first_weights_were_trained(
+    training: Training, run: Path, describe: Describe
+) -> None:
+    start = describe()
+    start_from(start, training)
+    assert training.before == read_run(run)[0] | {"sha256": sha256_of(start)}
+
+
+def test_a_file_that_does_not_fit_is_refused(
+    training: Training, weights: Path, describe: Describe, tmp_path: Path
+) -> None:
+    state = torch.load(weights, weights_only=True)
+    with pytest.raises(UsageError, match=r"none\.pt: missing"):
+        start_from(tmp_path / "none.pt", training)
+    narrow = state | {"fc2.weight": state["fc2.weight"][:, :9]}
+    with pytest.raises(UsageError, match="not SimpleCNN's state dict.*fc2"):
+        start_from(describe(narrow), training)
+    with pytest.raises(UsageError, match=r"start\.json: std is .* but .* in the parameters"):
+        start_from(describe(std=[1.0, 1.0, 1.0]), training)
+    with pytest.raises(UsageError, match="doesn't tell of its training: classes, params"):
+        start_from(describe(training={}), training)
+    describe().with_suffix(".json").unlink()
+    with pytest.raises(UsageError, match=r"start\.json: missing"):
+        start_from(tmp_path / "start.pt", training)
+
+
+def test_a_run_that_was_stopped_or_diverged_or_had_other_photos_is_refused(
+    training: Training, run: Path, tmp_path: Path
+) -> None:
+    about = json.loads((run / RUN_FILE).read_text())
+    shutil.copy(run / BEST, tmp_path)
+
+    def refuse(message: str, **changes: object) -> None:
+        (tmp_path / RUN_FILE).write_text(json.dumps(about | changes))
+        with pytest.raises(UsageError, match=message):
+            start_from(tmp_path, training)
+
+    refuse("stopped after 2 of 3 epochs; finish it with --resume", finished_epochs=2)
+    refuse("other photos or splits", photos_sha256="another")
+    state = torch.load(run / BEST, weights_only=True)
+    torch.save(state | {"fc3.bias": state["fc3.bias"] / 0}, tmp_path / BEST)
+    refuse("the training diverged")
+
+
+def test_normalisation_is_compared_with_the_parameters_of_the_run(
+    index: Path, params: Params, describe: Describe
+) -> None:
+    other = dataclasses.replace(params.train, mean=[0.5, 0.5, 0.5])
+    training = new_training(other, Split(index, "train"))
+    with pytest.raises(UsageError, match=r"mean is .* but \[0.5, 0.5, 0.5\] in the parameters"):
+        start_from(describe(), training)
