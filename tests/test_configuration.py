@@ -74,9 +74,10 @@ def test_every_setting_of_the_gateway_is_documented() -> None:
 def test_the_image_installs_what_the_requirements_pin_and_no_cuda() -> None:
     def pinned(name: str) -> dict[str, str]:
         text = (REPOSITORY / name).read_text()
-        return dict(re.findall(r"^([A-Za-z0-9-]+)==([^ ]+)", text.lower(), re.MULTILINE))
+        return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s]+)", text.lower(), re.MULTILINE))
 
     wanted, locked = pinned("requirements.txt"), pinned("requirements-cpu.txt")
+    assert (wanted | pinned("requirements-dev.txt")).items() <= pinned("constraints.txt").items()
     del wanted["torch"]  # from its own index
     assert wanted.items() <= locked.items(), "run `make lock`"
     assert not [name for name in locked if re.match("cuda|nvidia|triton", name)]
