@@ -37,7 +37,7 @@ RUN_BY = {
     "make lint": ".ci/run",
     "make train": "tests/test_documents.py",
     ".venv/bin/python -m pytest": ".ci/run",
-    ".venv/bin/mutmut": None,
+    "PATH=$PWD/.venv/bin:$PATH mutmut": None,
 }
 
 
