@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,11 @@ def make(folder: Path, target: str, *variables: str) -> subprocess.CompletedProc
         if not (folder / name).exists():
             (folder / name).symlink_to(REPOSITORY / name)
     command = ["make", target, f"PYTHON={sys.executable}", *variables]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # As from a shell, also where `make test` runs this.
+    environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 @pytest.mark.parametrize(
