@@ -90,7 +90,9 @@ def run_promtool(folder: Path, tests: dict[str, Any], *whose: tuple[str, str], d
 
 
 @needs("promtool")
-@pytest.mark.parametrize(("faulty", "well"), PAIRS)
+@pytest.mark.parametrize(
+    ("faulty", "well"), [pytest.param(*PAIRS[0], marks=pytest.mark.slow), PAIRS[1]]
+)
 def test_a_release_that_is_well_hides_no_fault_of_another(
     faulty: tuple[str, str], well: tuple[str, str], tmp_path: Path
 ) -> None:

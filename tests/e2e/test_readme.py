@@ -39,6 +39,7 @@ def checkout(server: Server) -> Iterator[Path]:
     shutil.rmtree(server.folder / ".venv")
 
 
+@pytest.mark.slow
 @needs("curl")
 def test_the_readmes_commands_work_in_their_order(server: Server, checkout: Path) -> None:
     given = [line for line in commands(REPOSITORY / "README.md") if line.startswith(RUN_HERE)]

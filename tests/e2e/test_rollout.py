@@ -136,6 +136,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
     assert versions(own_server) == ["2.0"]
 
 
+@pytest.mark.slow
 def test_told_to_end_while_the_canary_is_the_default_it_goes_back(
     server: Server, tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def is_held(server: Server, name: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_of_two_launchers_at_once_the_second_is_refused_and_the_first_can_be_stopped(
     own_server: Server,
 ) -> None:

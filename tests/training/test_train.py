@@ -73,6 +73,7 @@ def test_the_checkpoint_is_written_last(
     assert written[-1] == tmp_path / CHECKPOINT
 
 
+@pytest.mark.slow
 def test_finetuning_starts_from_the_best_weights_of_another_run(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
