@@ -203,6 +203,8 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
     assert "already registered" not in refused.text
     asked = requests.put(f"{server.predictions}/{version}", data=CAT, timeout=30)
     assert asked.status_code in (404, 503)  # TorchServe keeps the version of some, without workers
+    kept = requests.delete(f"{server.models}/catsdogs/{version}", timeout=60)
+    assert kept.status_code in (200, 404)
     assert not failures(load)
 
 
