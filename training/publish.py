@@ -45,8 +45,14 @@ def publish(run: Path, homes: Homes, version: str | None) -> str:
     lines = [f"{homes.weights}: version {card['version']}", f"written: {files}"]
     if before is None:
         return "\n".join([*lines, told(card)])
-    changed = f"{told(card)}; before, {told(before)}"
-    return "\n".join([*lines, changed, f"back: git checkout {files}"])
+    lines += [f"{told(card)}; before, {told(before)}", f"back: git checkout {files}"]
+    if other_photos_by_the_same_words(card, before):
+        lines.append(
+            f"{homes.model_card}: trained on other photos than before, told of in the same words; "
+            "if they no longer hold, change data.about and data.limits in params.yaml, then "
+            "evaluate and release again"
+        )
+    return "\n".join(lines)
 
 
 def released(card_file: Path) -> dict[str, Any] | None:
@@ -56,6 +62,13 @@ def released(card_file: Path) -> dict[str, Any] | None:
     except UsageError:
         return None
     return card if "test" in card["figures"] else None
+
+
+def other_photos_by_the_same_words(card: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether the model card most likely tells of somebody else's photos."""
+    photos, photos_before = (a["training"]["photos_sha256"] for a in (card, before))
+    words, words_before = (a["params"].get("data") for a in (card, before))
+    return bool(photos != photos_before and words == words_before)
 
 
 def told(card: dict[str, Any]) -> str:

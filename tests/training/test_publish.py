@@ -64,6 +64,18 @@ def test_a_release_tells_what_it_wrote_what_changed_and_the_way_back(
     assert yaml.safe_load(homes.chart.read_text())["appVersion"] == version
 
 
+@pytest.mark.parametrize(("about", "warned"), [("", True), ("Foxes and wolves, ours.", False)])
+def test_a_release_of_other_photos_asks_whether_the_words_about_them_hold(
+    evaluated: Path, homes: Homes, about: str, warned: bool
+) -> None:
+    card = json.loads((evaluated / CARD_FILE).read_text())
+    card["training"]["photos_sha256"] = "0" * 64
+    card["params"]["data"]["about"] = about or card["params"]["data"]["about"]
+    (evaluated / CARD_FILE).write_text(json.dumps(card))
+    told = publish(evaluated, homes, None)
+    assert ("change data.about and data.limits in params.yaml" in told) == warned
+
+
 def test_a_first_release_has_no_way_back(evaluated: Path, homes: Homes) -> None:
     for path in (homes.weights.with_suffix(".json"), homes.readme, homes.chart):
         path.unlink()
