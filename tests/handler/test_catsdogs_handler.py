@@ -22,7 +22,7 @@ from ts.context import Context, RequestProcessor
 from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler import catsdogs_handler
-from handler.catsdogs_handler import PROBE, CatsDogsHandler
+from handler.catsdogs_handler import PHOTOS_PER_PASS, PROBE, CatsDogsHandler
 from handler.integrity import sha256_of
 from handler.photo import MAX_DECODE_SECONDS, decode_photo
 from handler.request import MAX_PHOTOS
@@ -42,7 +42,7 @@ def jpeg(seed: int = 0, side: int = 64) -> bytes:
 class Server:
     """Calls the handler as TorchServe's worker does and keeps what it would send back."""
 
-    def __init__(self, weights: Path, metrics: Any = None) -> None:
+    def __init__(self, weights: Path, metrics: Any = None, **options: str) -> None:
         self.context = Context(
             model_name="catsdogs",
             model_dir=str(weights.parent),
@@ -51,6 +51,7 @@ class Server:
             gpu=None,
             mms_version=None,
             metrics=metrics,
+            model_yaml_config=options,
         )
         self.handler = CatsDogsHandler()
         self.handler.initialize(self.context)
@@ -106,6 +107,33 @@ def test_weights_of_a_training_that_diverged_are_not_served(weights: Path, tmp_p
     (tmp_path / "catsdogs.json").write_text(json.dumps(card))
     with pytest.raises(RuntimeError, match=r"catsdogs\.pt: its answers are not numbers"):
         Server(tmp_path / "catsdogs.pt")
+
+
+def test_each_number_of_photos_is_computed_once_before_the_first_request(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    infer = CatsDogsHandler.infer
+
+    def watched(handler: CatsDogsHandler, pixels: list[np.ndarray]) -> Any:
+        seen.append([(photo.shape, photo.dtype) for photo in pixels])
+        return infer(handler, pixels)
+
+    monkeypatch.setattr(CatsDogsHandler, "infer", watched)
+    Server(weights)
+    photo = ((224, 224, 3), np.uint8)
+    assert seen == [[photo] * number for number in range(1, PHOTOS_PER_PASS + 1)]
+
+
+def test_a_worker_without_a_converted_graph_rounds_it_to_integers_itself(
+    weights: Path, tmp_path: Path
+) -> None:
+    for path in (weights, weights.with_suffix(".json")):
+        (tmp_path / path.name).symlink_to(path)
+    server = Server(tmp_path / weights.name, precision="int8")
+    assert server.handler.backend == "OpenVINO int8"
+    whole = 4 * server.handler.describe()["parameters"]  # bytes in float32
+    assert (tmp_path / "int8/graph.bin").stat().st_size < 0.3 * whole
 
 
 def test_body_form_and_json_give_the_same_answer(server: Server) -> None:
@@ -251,9 +279,18 @@ def test_describe_tells_about_the_model_beside_predictions(server: Server) -> No
     assert about["classes"] == ["cat", "dog"]
     assert about["parameters"] == 26_145_922
     assert about["backend"] == server.handler.backend
-    lengthy = {"strangeness", "activation_ranges", "reference", "params"}
-    assert not about.keys() & lengthy
     assert "label" in prediction
+
+
+def test_describe_leaves_out_what_the_handler_alone_needs(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    internal = {"strangeness", "activation_ranges", "reference", "params", "graph_sha256"}
+    card = server.handler.card | {"graph_sha256": "0" * 64}  # as `training archive` writes it
+    monkeypatch.setattr(server.handler, "card", card)
+    assert internal <= card.keys()
+    ((_, about),) = server.answer({}, headers=[{"describe": "True"}])
+    assert about.keys() == card.keys() - internal | {"version", "parameters", "backend"}
 
 
 @pytest.fixture
@@ -361,6 +398,16 @@ def test_each_photo_of_a_batch_has_a_line_with_its_requests_id(
     ]  # fmt: skip
     assert lines[0]["label"] == answers[1][1]["photos"]["one"]["label"]
     assert lines[0]["pixels"] == "64x64"
+
+
+def test_a_photo_of_a_request_without_any_id_has_a_line_all_the_same(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.context, "request_ids", None)
+    with caplog.at_level(logging.INFO, "handler.photo_log"):
+        server.answer({"body": jpeg()})
+    (line,) = (json.loads(record.getMessage()) for record in caplog.records)
+    assert (line["request_id"], line["photo"], line["status"]) == ("", 1, 200)
 
 
 def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path: Path) -> None:
