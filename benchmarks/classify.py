@@ -1,6 +1,7 @@
 """How near tools/classify comes to what the server can, on a folder of 10,000 photos.
 
-python -m benchmarks.classify    # 5 minutes; writes the line in docs/deploy.md
+python -m benchmarks.classify    # 5 minutes; writes classify.json beside it and the line in
+                                 # docs/deploy.md
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from benchmarks.gateway import Target
 from benchmarks.machine import processor
 from benchmarks.serving import PHOTO, wrk
 from tests.conftest import REPOSITORY
 from tests.e2e.servers import Server, temporary_server
+from training.files import write_json
 from training.markdown import write_between_marks
 
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "bulk, written by `python -m benchmarks.classify`"
 DOCUMENT = REPOSITORY / "docs/deploy.md"
 PHOTOS, ROUNDS, SECONDS, AT_ONCE = 10_000, 3, 10, 16
@@ -34,15 +38,23 @@ def main() -> None:
         for _ in range(ROUNDS):
             peaks.append(wrk(target, PHOTO, AT_ONCE, SECONDS)["photos_per_second"])
             rates.append(classify(server, Path(folder)))
-    share = median(rates) / median(peaks)
-    text = (
-        f"`tools/classify` on {PHOTOS:,} photos of 25 kB: {median(rates):.0f} photos/s, "
-        f"**{share:.0%}** of what wrk gets out of the same server with as many clients "
-        f"({median(peaks):.0f}; medians of {ROUNDS} rounds on {processor()}, client and server on "
-        "the same cores)."
+    result = {
+        "machine": processor(), "photos": PHOTOS, "rounds": ROUNDS,
+        "classify": round(median(rates), 1), "wrk": round(median(peaks), 1),
+    }  # fmt: skip
+    write_json(RESULT, result)
+    print(report(result))
+    write_between_marks(DOCUMENT, MARK, report(result))
+
+
+def report(result: dict[str, Any]) -> str:
+    rate, peak = result["classify"], result["wrk"]  # photos/s
+    return (
+        f"`tools/classify` on {result['photos']:,} photos of 25 kB: {rate:.0f} photos/s, "
+        f"**{rate / peak:.0%}** of what wrk gets out of the same server with as many clients "
+        f"({peak:.0f}; medians of {result['rounds']} rounds on {result['machine']}, client and "
+        "server on the same cores)."
     )
-    print(text)
-    write_between_marks(DOCUMENT, MARK, text)
 
 
 def classify(server: Server, folder: Path) -> float:

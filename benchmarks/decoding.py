@@ -1,6 +1,7 @@
 """Milliseconds from the bytes of a photo to the model's pixels: ours, and with other decoders.
 
-.venv-peers/bin/python -m benchmarks.decoding    # writes the table in docs/benchmarks.md
+.venv-peers/bin/python -m benchmarks.decoding    # writes decoding.json beside it and the table in
+                                                 # docs/benchmarks.md
 """
 
 from __future__ import annotations
@@ -10,20 +11,21 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import simplejpeg
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, large_photo
 from handler.photo import SIDE, decode_photo
+from training.files import write_json
 from training.markdown import table, write_between_marks
 
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "decoding, written by `python -m benchmarks.decoding`"
 REPEATS = 9
 
@@ -37,11 +39,15 @@ def without_draft(data: bytes) -> np.ndarray:
 
 
 def by_simplejpeg(data: bytes) -> np.ndarray:
+    import simplejpeg  # here, since who reads the figures doesn't need it
+
     pixels = simplejpeg.decode_jpeg(data, min_height=2 * SIDE, min_width=2 * SIDE, min_factor=1)
     return resized(Image.fromarray(pixels))
 
 
 def by_torchvision(data: bytes) -> np.ndarray:
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
     small = F.interpolate(pixels[None].float(), (SIDE, SIDE), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).round().byte().numpy()
@@ -57,30 +63,50 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = []
+    rows = {}
     for name, data in photos().items():
-        cells = [cell(data, decode) if "JPEG" in name else "" for decode in DECODERS.values()]
-        if "JPEG" not in name:
-            cells[0] = cell(data, decode_photo)
-        rows.append([name, f"{len(data) / 1e6:.2f}", *cells])
-    text = table(["photo", "MB", *DECODERS], rows)
-    print(text)
+        asked = list(DECODERS.items())[: None if "JPEG" in name else 1]
+        decoders = {decoder: measure(data, decode) for decoder, decode in asked}
+        rows[name] = {"megabytes": round(len(data) / 1e6, 2), "decoders": decoders}
+    result = {"machine": processor(), "repeats": REPEATS, "photos": rows}
+    write_json(RESULT, result)
+    print(report(result))
+    write_between_marks(DOCUMENT, MARK, report(result))
+
+
+def report(result: dict[str, Any]) -> str:
+    photos = result["photos"]
+    names = list(next(iter(photos.values()))["decoders"])
+    rows = [
+        [photo, f"{row['megabytes']:.2f}", *(cell(row["decoders"].get(name)) for name in names)]
+        for photo, row in photos.items()
+    ]
     note = (
-        f"Least of {REPEATS} on one core of {processor()}; in brackets the mean distance from ours."
+        f"Least of {result['repeats']} on one core of {result['machine']}; in brackets the mean "
+        "distance from ours, of 255."
     )
-    write_between_marks(DOCUMENT, MARK, f"{note}\n\n{text}")
+    return f"{note}\n\n{table(['photo', 'MB', *names], rows)}"
 
 
-def cell(data: bytes, decode: Callable[[bytes], np.ndarray]) -> str:
+def cell(figures: dict[str, float] | None) -> str:
+    if figures is None:
+        return ""
+    distance = f" ({figures['distance']:.1f})" if "distance" in figures else ""
+    return f"{figures['milliseconds']:.1f} ms{distance}"
+
+
+def measure(data: bytes, decode: Callable[[bytes], np.ndarray]) -> dict[str, float]:
     """Milliseconds, and how far the pixels are from ours on average, of 255."""
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
         pixels = decode(data)
         seconds.append(time.perf_counter() - started)
-    difference = np.abs(pixels.astype(float) - decode_photo(data)).mean()
-    distance = "" if decode is decode_photo else f" ({difference:.1f})"
-    return f"{1e3 * min(seconds):.1f} ms{distance}"
+    figures = {"milliseconds": round(1e3 * min(seconds), 1)}
+    if decode is not decode_photo:
+        distance = np.abs(pixels.astype(float) - decode_photo(data)).mean()
+        figures["distance"] = round(float(distance), 1)
+    return figures
 
 
 def photos() -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """What the gateway costs, and what it saves when more ask than can be answered.
 
-python -m benchmarks.gateway    # 5 minutes; writes the table in docs/benchmarks.md
+python -m benchmarks.gateway    # 5 minutes; writes gateway.json beside it and the table in
+                                # docs/benchmarks.md
 
 The same servers are asked directly and through the gateway, in turn.
 """
@@ -9,15 +10,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from statistics import median
+from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import processor
 from benchmarks.peers.servers import SERVERS, Peer
 from benchmarks.report import DOCUMENT
-from benchmarks.serving import PHOTO, Figures, wrk
+from benchmarks.serving import PHOTO, Figures, medians, wrk
 from tests.e2e.servers import Server, temporary_server
+from training.files import write_json
 from training.markdown import table, write_between_marks
 
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "gateway, written by `python -m benchmarks.gateway`"
 ROUNDS, SECONDS = 3, 5
 PAUSE = 4  # s: what wrk has left waiting is computed all the same
@@ -34,35 +38,43 @@ class Target:
 
 def main() -> None:
     with temporary_server() as server:
-        text = measure(server)
-    print(text)
-    write_between_marks(DOCUMENT, MARK, text)
+        result = measure(server)
+    write_json(RESULT, result)
+    print(report(result))
+    write_between_marks(DOCUMENT, MARK, report(result))
 
 
-def measure(server: Server) -> str:
+def measure(server: Server) -> dict[str, Any]:
     targets = {
         "TorchServe": Target(f"{server.address('inference')}/predictions/catsdogs"),
         "through the gateway": Target(server.predictions),
     }
     wrk(targets["TorchServe"], PHOTO, 16, SECONDS)  # warms up
-    rows = []
+    rows = {}
     for clients in CLIENTS:
         rounds: dict[str, list[Figures]] = {name: [] for name in targets}
         for _ in range(ROUNDS):
             for name, target in targets.items():
                 rounds[name].append(wrk(target, PHOTO, clients, SECONDS))
                 time.sleep(PAUSE)
-        rows.append([str(clients), *(cell(figures) for figures in rounds.values())])
-    note = f"Medians of {ROUNDS} rounds of {SECONDS} s on {processor()}."
-    return f"{note}\n\n{table(['clients', *targets], rows)}"
+        rows[str(clients)] = {name: medians(figures) for name, figures in rounds.items()}
+    return {"machine": processor(), "rounds": ROUNDS, "seconds": SECONDS, "clients": rows}
 
 
-def cell(figures: list[Figures]) -> str:
-    speed, p50, refused = (
-        median(row[key] for row in figures) for key in ("photos_per_second", "p50", "errors")
-    )
-    return f"{speed:.1f}/s, {p50:.0f} ms" + (
-        f", {refused / SECONDS:.0f}/s refused" if refused else ""
+def report(result: dict[str, Any]) -> str:
+    rows, seconds = result["clients"], result["seconds"]
+    note = f"Medians of {result['rounds']} rounds of {seconds} s on {result['machine']}."
+    lines = [
+        [clients, *(cell(figures, seconds) for figures in row.values())]
+        for clients, row in rows.items()
+    ]
+    return f"{note}\n\n{table(['clients', *next(iter(rows.values()))], lines)}"
+
+
+def cell(figures: Figures, seconds: float) -> str:
+    refused = figures["errors"] / seconds
+    return f"{figures['photos_per_second']:.1f}/s, {figures['p50']:.0f} ms" + (
+        f", {refused:.0f}/s refused" if refused else ""
     )
 
 

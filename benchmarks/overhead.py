@@ -1,6 +1,7 @@
 """Where a photo's processor time goes: frontend, workers, load generator, and what needs none.
 
-python -m benchmarks.overhead    # a minute; writes the table in docs/benchmarks.md
+python -m benchmarks.overhead    # a minute; writes overhead.json beside it and the table in
+                                 # docs/benchmarks.md
 
 Sixteen clients load our server; each process's own clock says what it took.
 """
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -20,13 +22,23 @@ from benchmarks.peers.servers import REPOSITORY, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, wrk
 from benchmarks.sweep import OURS
+from training.files import write_json
 from training.markdown import table, write_between_marks
 
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "overhead, written by `python -m benchmarks.overhead`"
 CLIENTS, SECONDS = 16, 20
 
 
 def main() -> None:
+    result = {"machine": processor(), "clients": CLIENTS, "milliseconds": measure()}
+    write_json(RESULT, result)
+    print(report(result))
+    write_between_marks(DOCUMENT, MARK, report(result))
+
+
+def measure() -> dict[str, float]:
+    """Milliseconds of processor time a photo, by what took them."""
     with tempfile.TemporaryDirectory() as folder, running(OURS, PHOTO, Path(folder)) as ours:
         wrk(ours, PHOTO, CLIENTS, 5)  # warms up
         before, generator = seconds(ours), os.times().children_user + os.times().children_system
@@ -40,7 +52,7 @@ def main() -> None:
     photos = figures["photos_per_second"] * SECONDS
     taken = {name: 1e3 * (after[name] - before[name]) / photos for name in after}
     whole = 1e3 * cores / figures["photos_per_second"]
-    rows = {
+    parts = {
         "a photo's share of the cores": whole,
         "decode and forward pass, as without a server": limit,
         "workers, beyond that": taken["workers"] - limit,
@@ -48,10 +60,13 @@ def main() -> None:
         "load generator": 1e3 * generator / photos,
         "idle": whole - sum(taken.values()) - 1e3 * generator / photos,
     }
-    lines = [[name, f"{milliseconds:.2f}"] for name, milliseconds in rows.items()]
-    text = f"{CLIENTS} clients on {processor()}.\n\n{table(['', 'ms a photo'], lines)}"
-    print(text)
-    write_between_marks(DOCUMENT, MARK, text)
+    return {name: round(milliseconds, 2) for name, milliseconds in parts.items()}
+
+
+def report(result: dict[str, Any]) -> str:
+    rows = [[name, f"{taken:.2f}"] for name, taken in result["milliseconds"].items()]
+    head = f"{result['clients']} clients on {result['machine']}."
+    return f"{head}\n\n{table(['', 'ms a photo'], rows)}"
 
 
 def seconds(ours: Running) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What batch size, batch delay, number of workers and the frontend's settings do to our server.
 
-python -m benchmarks.sweep    # about 8 minutes; writes the tables in docs/benchmarks.md
+python -m benchmarks.sweep    # about 8 minutes; writes sweep.json beside it and the tables in
+                              # docs/benchmarks.md
 
 Batches and workers are set by the management API on one running server, the frontend's settings in
 config.properties of a new one.
@@ -15,14 +16,17 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import processor
 from benchmarks.peers.servers import OURS_NAME, SERVERS, Peer, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, Figures, wrk
 from training import markdown
+from training.files import write_json
 
 OURS = next(peer for peer in SERVERS if peer.name == OURS_NAME)
+RESULT = Path(__file__).with_suffix(".json")
 MARK = "settings, written by `python -m benchmarks.sweep`"
 SECONDS = 4
 CLIENTS = (1, 4, 16, 64)
@@ -36,47 +40,65 @@ FRONTENDS = {
     "netty's own number of threads": ("number_of_netty_threads=2\nnetty_client_threads=2\n", ""),
 }
 
+Row = dict[str, Figures]  # by number of clients
+Rows = dict[str, Row]
+
 
 def main() -> None:
-    parts = [f"{SECONDS} seconds each on {processor()}.", batches(), workers(), frontends()]
-    markdown.write_between_marks(DOCUMENT, MARK, "\n\n".join(parts))
+    result = {
+        "machine": processor(), "seconds": SECONDS,
+        "batches": batches(), "workers": workers(), **frontends(),
+    }  # fmt: skip
+    write_json(RESULT, result)
+    markdown.write_between_marks(DOCUMENT, MARK, report(result))
 
 
-def batches() -> str:
+def report(result: dict[str, Any]) -> str:
+    memory = ", ".join(f"{size} MB ({name})" for name, size in result["megabytes"].items())
+    return "\n\n".join(
+        [
+            f"{result['seconds']} seconds each on {result['machine']}.",
+            table("batch size, delay", result["batches"]),
+            table("workers", result["workers"]),
+            amdahl(result["workers"]),
+            table("frontend", result["frontends"]),
+            f"The frontend's memory: {memory}.",
+        ]
+    )
+
+
+def batches() -> Rows:
     with server(OURS) as ours:
-        return table(
-            "batch size, delay",
-            {f"{size}, {delay} ms": registered(ours, size, delay) for size, delay in BATCHES},
-        )
+        return {f"{size}, {delay} ms": registered(ours, size, delay) for size, delay in BATCHES}
 
 
-def workers() -> str:
+def workers() -> Rows:
     rows = {}
     for number in WORKERS:
         environment = {"TS_DEFAULT_WORKERS_PER_MODEL": str(number)}
         with server(dataclasses.replace(OURS, environment=environment)) as ours:
             rows[str(number)] = loaded(ours, MANY_CLIENTS)
-    return f"{table('workers', rows)}\n\n{amdahl(rows)}"
+    return rows
 
 
-def frontends() -> str:
-    rows, megabytes = {}, []
+def frontends() -> dict[str, dict[str, Any]]:
+    rows, megabytes = {}, {}
     for name, (old, new) in FRONTENDS.items():
         if old not in OURS.configuration:
             sys.exit(f"config.properties has no {old!r} to replace; look at FRONTENDS")
         peer = dataclasses.replace(OURS, configuration=OURS.configuration.replace(old, new))
         with server(peer) as ours:
             rows[name] = loaded(ours, CLIENTS)
-            megabytes.append(f"{frontend_megabytes(ours):.0f} MB ({name})")
-    return f"{table('frontend', rows)}\n\nThe frontend's memory: {', '.join(megabytes)}."
+            megabytes[name] = round(frontend_megabytes(ours))
+    return {"frontends": rows, "megabytes": megabytes}
 
 
-def amdahl(rows: dict[str, dict[int, Figures]]) -> str:
+def amdahl(rows: Rows) -> str:
     """What the second worker brings, and by Amdahl's law (1967) a machine with more cores.
 
     speedup(n) = 1 / (s + (1 - s) / n); s, the share that doesn't run in parallel, from n = 2.
     """
-    one, two = (rows[n][16]["photos_per_second"] for n in ("1", "2"))
+    one, two = (rows[n]["16"]["photos_per_second"] for n in ("1", "2"))
     serial = max(0.0, 2 * one / two - 1)
     cores = {n: one / (serial + (1 - serial) / n) for n in (4, 8, 16)}
     expected = ", ".join(f"{speed:.0f} on {n} cores" for n, speed in cores.items())
@@ -93,7 +115,7 @@ def server(peer: Peer) -> Iterator[Running]:
         yield ours
 
 
-def registered(ours: Running, size: int, delay: int) -> dict[int, Figures]:
+def registered(ours: Running, size: int, delay: int) -> Row:
     """Register the archive anew with these settings; figures by number of clients."""
     for method, address in (
         ("DELETE", f"{ours.management}/models/catsdogs"),
@@ -105,9 +127,9 @@ def registered(ours: Running, size: int, delay: int) -> dict[int, Figures]:
     return loaded(ours, CLIENTS)
 
 
-def loaded(ours: Running, loads: tuple[int, ...]) -> dict[int, Figures]:
+def loaded(ours: Running, loads: tuple[int, ...]) -> Row:
     wrk(ours, PHOTO, 16, 2)  # warms up
-    figures = {clients: wrk(ours, PHOTO, clients, SECONDS) for clients in loads}
+    figures = {str(clients): wrk(ours, PHOTO, clients, SECONDS) for clients in loads}
     print(figures, file=sys.stderr)
     return figures
 
@@ -119,11 +141,11 @@ def frontend_megabytes(ours: Running) -> float:
     return next(p.memory_info().rss / 1e6 for p in processes if p.name() == "java")
 
 
-def table(corner: str, rows: dict[str, dict[int, Figures]]) -> str:
+def table(corner: str, rows: Rows) -> str:
     """Photos/s and median latency, and what was refused, of each row by number of clients."""
     loads = list(next(iter(rows.values())))
     return markdown.table(
-        [corner, *(f"{clients} clients" for clients in loads)],
+        [corner, *(f"{clients} client{'s' * (clients != '1')}" for clients in loads)],
         [[name, *map(cell, row.values())] for name, row in rows.items()],
     )
 

@@ -7,7 +7,20 @@ from types import ModuleType
 
 import pytest
 
-from benchmarks import ablation, drift, faults, precision, report, soak, training
+from benchmarks import (
+    ablation,
+    classify,
+    decoding,
+    drift,
+    faults,
+    gateway,
+    overhead,
+    precision,
+    report,
+    soak,
+    sweep,
+    training,
+)
 from tests.conftest import REPOSITORY
 from training.markdown import wrapped
 
@@ -26,11 +39,16 @@ def test_the_table_of_servers_is_the_measured_one() -> None:
     ("module", "mark", "written"),
     [
         (ablation, ablation.MARK, ablation.table),
+        (classify, classify.MARK, classify.report),
+        (decoding, decoding.MARK, decoding.report),
         (drift, drift.SHIFTS, drift.shift_report),
         (drift, drift.ESTIMATES, drift.estimate_report),
         (faults, faults.MARK, faults.report),
+        (gateway, gateway.MARK, gateway.report),
+        (overhead, overhead.MARK, overhead.report),
         (precision, precision.MARK, precision.report),
         (soak, soak.MARK, soak.report),
+        (sweep, sweep.MARK, sweep.report),
         (training, training.MARK, training.table),
     ],
 )
