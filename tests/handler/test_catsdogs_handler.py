@@ -250,6 +250,12 @@ def test_more_photos_than_fit_one_pass_are_all_answered(server: Server) -> None:
             )
 
 
+def test_a_form_may_call_the_photo_body_and_not_say_what_it_is(server: Server) -> None:
+    photo = jpeg()
+    as_body, in_form = server.answer({"body": photo}, {"body": photo}, headers=[{}, {"body": TEXT}])
+    assert in_form == as_body
+
+
 def test_line_breaks_in_base64_are_overlooked(server: Server) -> None:
     photo = jpeg()
     lines = base64.encodebytes(photo).decode()

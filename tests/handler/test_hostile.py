@@ -288,6 +288,7 @@ def test_memory_that_runs_out_before_a_photo_is_opened_is_its_fault_too(
     monkeypatch.setattr(upload, "decode_photo", run_out)
     refused = read_upload(b"photo")
     assert isinstance(refused.decoded, PhotoTooLargeException)
+    assert str(refused.decoded) == "photo needs more memory than there is"
     assert refused.bytes == 5
 
 
