@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ RANGES = {
     "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],
     "fc2": [0, 1], "fc3": [0, 1],
 }  # fmt: skip
+
+
+def pytest_configure() -> None:
+    """Ctrl-C ends what tests start, too where a shell that runs pytest by `&` ignores it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def needs(program: str) -> pytest.MarkDecorator:
