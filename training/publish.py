@@ -16,7 +16,7 @@ from training.drift import write_drift_rules
 from training.errors import UsageError
 from training.files import read_json, write_atomically
 from training.markdown import write_between_marks
-from training.weights import release
+from training.weights import RELEASE_KEYS, release
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def publish(run: Path, homes: Homes, version: str | None) -> str:
 
 
 def released(card_file: Path) -> dict[str, Any] | None:
-    """What `card_file` holds; None where it is missing, or of weights that were not measured."""
+    """What `card_file` holds; None where it is missing, no release's, or not measured."""
     try:
-        card = read_json(card_file, {"figures"})
+        card = read_json(card_file, RELEASE_KEYS)
     except UsageError:
         return None
     return card if "test" in card["figures"] else None
