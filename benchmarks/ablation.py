@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from training import markdown
 from training.augment import recompress
 from training.checkpoint import BEST
-from training.data import Split
+from training.dataset import Split
 from training.files import load_torch, write_json
 from training.hardware import autocast
 from training.model import SimpleCNN, load_network, normalise

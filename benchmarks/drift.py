@@ -22,7 +22,7 @@ from handler.catsdogs_handler import CatsDogsHandler
 from handler.quantities import bin_of, quantities
 from tests.conftest import CARD
 from tests.monitoring.traffic import PER_STEP, STEP, firing
-from training.data import Split
+from training.dataset import Split
 from training.files import write_json
 from training.markdown import percent, table, write_between_marks
 from training.predict import load_handler

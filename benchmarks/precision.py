@@ -21,7 +21,7 @@ from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from handler.backend import Backend, load_backend
 from training import markdown
-from training.data import Split
+from training.dataset import Split
 from training.files import write_json
 from training.model import load_classifier
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from benchmarks.machine import processor
 from training import markdown
 from training.augment import augment
-from training.data import Split
+from training.dataset import Split
 from training.epoch import train_one_step
 from training.files import write_json
 from training.hardware import autocast, keep_freed_memory

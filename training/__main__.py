@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.errors import UsageError
 from training.params import load_params
+
+if TYPE_CHECKING:
+    import torch
 
 # Each command imports what it needs, so that serving needs nothing of training's packages.
 
@@ -94,6 +99,12 @@ def parser() -> argparse.ArgumentParser:
     for sub in (prepare, teach, train, evaluate):
         path(sub, "--index", "runs/index", "folder that `prepare` writes")
         path(sub, "--params", "params.yaml", "file with the numbers")
+    for sub in (teach, train, evaluate):
+        sub.add_argument(
+            "--device",
+            default="auto",
+            help="cpu, cuda, cuda:N, mps, or auto: a CUDA GPU where there is one (default: auto)",
+        )
     for sub in (release, archive, predict):
         path(sub, "--weights", "models/catsdogs.pt", "weights, with their JSON file beside them")
     return main_parser
@@ -112,24 +123,28 @@ def run_prepare(options: argparse.Namespace) -> None:
 
 
 def run_teach(options: argparse.Namespace) -> None:
+    params, device = load_params(options.params).teach, chosen_device(options)
+
     from training.teacher import DISPUTED, teach
 
-    disputed = teach(options.index, options.lesson, load_params(options.params).teach)
+    disputed = teach(options.index, options.lesson, params, device)
     print(f"{disputed} disputed labels, listed in {options.lesson / DISPUTED}")
 
 
 def run_train(options: argparse.Namespace) -> None:
     from contextlib import nullcontext
 
-    from training.train import Tracker, train
-
     sections = load_params(options.params)
     params = sections.finetune if options.finetune else sections.train
+    device = chosen_device(options)
+
+    from training.train import Tracker, train
+
     tracker: Tracker = nullcontext(lambda row: None)
     if not options.no_mlflow:
         from training.tracking import mlflow_tracker
 
-        tracker = mlflow_tracker(options.run, options.index, params)
+        tracker = mlflow_tracker(options.run, options.index, params, device)
     try:
         train(
             options.index,
@@ -140,10 +155,21 @@ def run_train(options: argparse.Namespace) -> None:
             resume=options.resume or options.resume_or_replace,
             replace=options.resume_or_replace,
             tracker=tracker,
+            device=device,
         )
     except KeyboardInterrupt:
         print(f"\n{options.run}: {how_to_go_on(options)}", file=sys.stderr)
         raise
+
+
+def chosen_device(options: argparse.Namespace) -> torch.device:
+    """Of --device, before imports that take seconds."""
+    if options.device == "mps":  # read by PyTorch when it is imported
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
+    from training.hardware import choose_device
+
+    return choose_device(options.device)
 
 
 def how_to_go_on(options: argparse.Namespace) -> str:
@@ -169,9 +195,11 @@ def shell_line(*words: str | Path) -> str:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
+    params, device = load_params(options.params), chosen_device(options)
+
     from training.evaluate import doubt, evaluate, format_figures
 
-    test = evaluate(options.index, options.run, load_params(options.params))["figures"]["test"]
+    test = evaluate(options.index, options.run, params, device)["figures"]["test"]
     print(format_figures(test))
     print(doubt(test) or f"release it with: {shell_line('release', options.run)}")
 

@@ -1,6 +1,7 @@
 """Random changes to training photos, a whole batch at a time.
 
-What strangers' photos differ in: framing, squashed aspect, tilt, sharpness, JPEG quality, colour.
+It computes where the photos are, on the processor or a GPU. What strangers' photos differ in:
+framing, squashed aspect, tilt, sharpness, JPEG quality, colour.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from training.jpeg import compress, constant
 from training.params import TrainParams
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue; ITU-R BT.601
+LIBJPEG = "cpu"  # the device whose photos it compresses, sooner there than our stand-in
 GROUP = 8  # photos that are blurred alike: one resize serves them all
 
 
@@ -30,24 +32,24 @@ def augment(photos: torch.Tensor, params: TrainParams, strength: float) -> torch
     return recolour(changed, params, strength)
 
 
-def uniform(count: int, low: float, high: float) -> torch.Tensor:
-    return torch.empty(count).uniform_(low, high)
+def uniform(photos: torch.Tensor, low: float, high: float, *sizes: int) -> torch.Tensor:
+    """A random number for each of `photos`, or so many as `sizes` say, on the same device."""
+    return torch.empty(len(photos), *sizes, device=photos.device).uniform_(low, high)
 
 
 def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
     """A random part of each photo, stretched, tilted and perhaps mirrored."""
-    count = len(photos)
-    area = uniform(count, 1 - strength * (1 - params.crop_scale), 1)
+    area = uniform(photos, 1 - strength * (1 - params.crop_scale), 1)
     log_aspect = strength * math.log(params.aspect)
-    aspect = uniform(count, -log_aspect, log_aspect).exp()
+    aspect = uniform(photos, -log_aspect, log_aspect).exp()
     width = (area * aspect).sqrt().clamp(max=1)
     height = (area / aspect).sqrt().clamp(max=1)
-    left, top = (uniform(count, -1, 1) * (1 - size) for size in (width, height))
-    angle = torch.deg2rad(strength * uniform(count, -params.tilt, params.tilt))
-    mirror = torch.randint(2, (count,)) * 2 - 1
+    left, top = (uniform(photos, -1, 1) * (1 - size) for size in (width, height))
+    angle = torch.deg2rad(strength * uniform(photos, -params.tilt, params.tilt))
+    mirror = torch.randint(2, (len(photos),), device=photos.device) * 2 - 1
     cos, sin = angle.cos(), angle.sin()
     rows = (width * cos * mirror, -width * sin, left, height * sin * mirror, height * cos, top)
-    theta = torch.stack(rows, dim=1).view(count, 2, 3)
+    theta = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(photos.shape), align_corners=False)
     return F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
 
@@ -57,8 +59,8 @@ def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> tor
     side = photos.shape[-1]
     groups = []
     for group in torch.split(photos, GROUP):
-        if torch.rand(()) < share:
-            size = uniform(2, math.log(smallest), math.log(side)).exp().int().tolist()
+        if torch.rand(()) < share:  # on the processor: a GPU would have to be waited for
+            size = torch.empty(2).uniform_(math.log(smallest), math.log(side)).exp().int().tolist()
             small = F.interpolate(group, size, mode="bilinear", antialias=True)
             group = F.interpolate(small, (side, side), mode="bilinear")
         groups.append(group)
@@ -67,10 +69,16 @@ def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> tor
 
 def recompress(photos: torch.Tensor, share: float, qualities: tuple[int, int]) -> torch.Tensor:
     """Some of the photos through JPEG at a random quality of this range."""
-    for number in torch.nonzero(torch.rand(len(photos)) < share).flatten().tolist():
-        quality = int(torch.randint(qualities[0], qualities[1] + 1, ()))
+    chosen = torch.nonzero(torch.rand(len(photos)) < share).flatten()
+    if photos.device.type != LIBJPEG:
+        drawn = torch.randint(qualities[0], qualities[1] + 1, (len(chosen),))
+        numbers, quality = (row.to(photos.device, non_blocking=True) for row in (chosen, drawn))
+        photos[numbers] = compress(photos[numbers], quality)
+        return photos
+    for number in chosen.tolist():
+        quality_of_one = int(torch.randint(qualities[0], qualities[1] + 1, ()))
         pixels = photos[number].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=quality)
+        Image.fromarray(pixels).save(file := io.BytesIO(), "JPEG", quality=quality_of_one)
         with Image.open(file) as compressed:
             photos[number] = torch.from_numpy(np.array(compressed)).permute(2, 0, 1)
     return photos
@@ -78,19 +86,18 @@ def recompress(photos: torch.Tensor, share: float, qualities: tuple[int, int]) -
 
 def recolour(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
     """Brightness, contrast, saturation, a tint and greyscale, as one matrix a photo."""
-    count = len(photos)
 
     def factor(most: float) -> torch.Tensor:
-        return 1 + strength * uniform(count, -most, most)
+        return 1 + strength * uniform(photos, -most, most)
 
-    luma = torch.tensor(LUMA)
+    luma = constant("to YCbCr", photos.device)[0]
     saturation = factor(params.saturation)
-    saturation[torch.rand(count) < params.greyscale] = 0
+    saturation.masked_fill_(uniform(photos, 0, 1) < params.greyscale, 0)
     contrast, brightness = factor(params.contrast), factor(params.brightness)
-    tint = 1 + strength * torch.empty(count, 3, 1).uniform_(-params.tint, params.tint)
-    tint[saturation == 0] = 1  # a grey photo stays grey
+    tint = 1 + strength * uniform(photos, -params.tint, params.tint, 3, 1)
+    tint.masked_fill_((saturation == 0).view(-1, 1, 1), 1)  # a grey photo stays grey
     grey = luma.expand(3, 3)
-    mix = grey + saturation.view(-1, 1, 1) * (torch.eye(3) - grey)
+    mix = grey + saturation.view(-1, 1, 1) * (torch.eye(3, device=photos.device) - grey)
     matrix = (contrast * brightness).view(-1, 1, 1) * tint * mix
     mean = photos.mean((2, 3)) @ luma
     offset = (brightness * (1 - contrast) * mean).view(-1, 1, 1) * tint

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from training.distributed import world_size
 from training.errors import UsageError, one_line
 from training.files import load_torch, read_json, write_atomically, write_json
-from training.hardware import machine
+from training.hardware import device_of, machine
 from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams
 
@@ -61,7 +61,7 @@ def save_epoch(run: Path, training: Training) -> None:
     seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
     so_far = {
         "seconds": seconds,
-        "machine": machine(world_size()),
+        "machine": machine(world_size(), device_of(training.model)),
         "best": best,
         "finished_epochs": len(training.history),
     }

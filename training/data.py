@@ -5,35 +5,33 @@ python -m training prepare --data FOLDER
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import multiprocessing
 import os
 import shutil
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from functools import partial
+from multiprocessing.pool import MapResult, Pool
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar
 
 import imagehash
-import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from handler.integrity import sha256_of
-from handler.photo import SIDE, PhotoException, decode_photo, open_photo, orientation
+from handler.photo import PhotoException, decode_photo, open_photo, orientation
+from training.dataset import INDEX, PIXELS, write_csv
 from training.errors import UsageError
 from training.folders import label_of, list_files
 from training.params import PrepareParams
 from training.split import FEWEST, SPLITS, Photo, fewest_photos, split_photos
 
-INDEX = "photos.csv"  # one row a photo
 DOUBTFUL = "doubtful.csv"  # what was left out, and why
-FILE_NAMES = "surrogateescape"  # Linux allows names that are not UTF-8
-PIXELS = "photos.uint8"  # the photos of photos.csv in its order, decoded
+CHUNK = 16  # files that a process is given at once
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -99,16 +97,17 @@ def read_photos(
     data: Path, files: list[str], minimum_side: int, pixels: BinaryIO
 ) -> tuple[list[Photo], list[Doubtful]]:
     """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
-    digests = {path: _digest(data / path) for path in files}
-    labels_of_digest = defaultdict(set)
-    for path, digest in digests.items():
-        labels_of_digest[digest].add(label_of(path))
     photos: list[Photo] = []
     doubtful: list[Doubtful] = []
     with multiprocessing.Pool() as pool:
-        results = pool.imap(partial(_read_photo, data, minimum_side), files, chunksize=16)
-        for path, result in zip(files, tqdm(results, total=len(files), unit="photo"), strict=True):
-            label, digest = label_of(path), digests[path]
+        digests = list(in_order(pool, partial(_digest, data), files))
+        labels_of_digest = defaultdict(set)
+        for path, digest in zip(files, digests, strict=True):
+            labels_of_digest[digest].add(label_of(path))
+        results = in_order(pool, partial(_read_photo, data, minimum_side), files)
+        bar = tqdm(results, total=len(files), unit="photo")
+        for path, digest, result in zip(files, digests, bar, strict=True):
+            label = label_of(path)
             if isinstance(result, str):
                 doubtful.append(Doubtful(path, label, result))
             elif len(labels_of_digest[digest]) > 1:
@@ -120,9 +119,24 @@ def read_photos(
     return photos, doubtful
 
 
-def _digest(file: Path) -> str:
+def in_order(pool: Pool, function: Callable[[str], Result], files: list[str]) -> Iterator[Result]:
+    """`function` of each of `files`, as `pool.imap` gives it, but never far ahead of who reads it.
+
+    Decoded photos would pile up in memory where the disk takes them more slowly than they come.
+    """
+    chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
+    waiting: deque[MapResult[Result]] = deque()
+    for chunk in chunks:
+        waiting.append(pool.map_async(function, chunk, chunksize=CHUNK))
+        if len(waiting) > 4 * (os.cpu_count() or 1):
+            yield from waiting.popleft().get()
+    while waiting:
+        yield from waiting.popleft().get()
+
+
+def _digest(data: Path, path: str) -> str:
     try:
-        return sha256_of(file)
+        return sha256_of(data / path)
     except (OSError, MemoryError):
         return ""  # `_read_photo` tells the reason
 
@@ -143,66 +157,6 @@ def _read_photo(
         return f"tiny: {width}x{height} pixels"
     hash64 = str(imagehash.phash(Image.fromarray(pixels)))
     return len(content), width, height, turned, hash64, pixels.tobytes()
-
-
-class Split:
-    """The photos of one split, but for the `excluded` paths, with their class numbers."""
-
-    def __init__(self, index: Path, split: str, excluded: Collection[str] = ()) -> None:
-        photos = read_index(index)
-        self.photos_sha256 = photos_sha256(photos)
-        self.classes = sorted({photo.label for photo in photos})
-        rows = [row for row, photo in enumerate(photos) if photo.split == split]
-        self.rows = [row for row in rows if photos[row].path not in excluded]
-        self.left_out = len(rows) - len(self.rows)
-        self.photos = [photos[row] for row in self.rows]
-        self.labels = [self.classes.index(photo.label) for photo in self.photos]
-        if not self.rows:
-            raise UsageError(f"{index}: no photo in the {split} split; give more photos")
-        shape = (len(photos), SIDE, SIDE, 3)
-        if not (index / PIXELS).exists() or (index / PIXELS).stat().st_size != np.prod(shape):
-            raise UsageError(f"{index / PIXELS}: doesn't fit {INDEX}; run `prepare` again")
-        self.pixels = np.memmap(index / PIXELS, dtype=np.uint8, mode="r", shape=shape)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def pixel_batch(self, numbers: Sequence[int]) -> torch.Tensor:
-        """The photos of these numbers as uint8 (N, 3, 224, 224)."""
-        pixels = self.pixels[[self.rows[number] for number in numbers]]
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
-
-    def batches(self, size: int) -> Iterator[torch.Tensor]:
-        """All photos in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.pixel_batch(range(start, min(start + size, len(self))))
-
-
-def photos_sha256(photos: Iterable[Photo]) -> str:
-    """A digest of which photos there are, with their labels and splits."""
-    lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in photos)
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def read_index(index: Path) -> list[Photo]:
-    """The rows of photos.csv in the folder `index`. Raises UsageError when there is none."""
-    path = index / INDEX
-    if not path.exists():
-        raise UsageError(f"{path}: missing; run `python -m training prepare --data FOLDER` first")
-    try:
-        with path.open(newline="", errors=FILE_NAMES) as file:
-            rows: list[dict[str, Any]] = list(csv.DictReader(file))
-        numbers = ("bytes", "width", "height", "orientation")
-        return [Photo(**row | {name: int(row[name]) for name in numbers}) for row in rows]
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path}: no index of photos ({error}); run `prepare` again") from error
-
-
-def write_csv(path: Path, kind: type, rows: Iterable[Any]) -> None:
-    with path.open("w", newline="", errors=FILE_NAMES) as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(kind))
-        writer.writerows(astuple(row) for row in rows)
 
 
 def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:

@@ -3,7 +3,8 @@
 torchrun --nproc-per-node 2 -m -- training train --run runs/two
 
 Each takes its share of every step's photos, so that a step sees as many times `batch_size` as there
-are processes; gradients are averaged (DistributedDataParallel over gloo). The first writes the run.
+are processes; gradients are averaged (DistributedDataParallel: over NCCL between GPUs, else over
+gloo). The first writes the run.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def joined() -> Iterator[None]:
     if world_size() == 1:
         yield
         return
-    distributed.init_process_group("gloo")
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 
 from handler.quantities import bin_of, quantities
-from training.data import Split
+from training.dataset import Split
 from training.files import write_atomically
 
 BINS = 10

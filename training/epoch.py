@@ -8,44 +8,55 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from handler.photo import SIDE
 from training.augment import augment
 from training.checkpoint import Training
-from training.data import Split
+from training.dataset import PixelLoader, Split
 from training.distributed import averaged, rank, share_of, world_size
-from training.hardware import autocast, device
+from training.hardware import autocast, memory_used
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams
 from training.teacher import Seen, Teacher
 
 
-def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -> dict[str, float]:
-    """The next pass over `split`; its row of the history."""
-    params, epoch = training.params, len(training.history)
+def train_one_epoch(
+    training: Training, loader: PixelLoader, teacher: Teacher | None
+) -> dict[str, float]:
+    """The next pass over the photos of `loader`; its row of the history."""
+    params, epoch, device = training.params, len(training.history), loader.device
     progress = epoch / max(params.epochs - 1, 1)
     strength = 1 + progress * (params.final_strength - 1)
     side = params.small_side if epoch < params.small_epochs else SIDE
     training.model.train()
-    sums: dict[str, float] = defaultdict(float)
-    order = order_of_epoch(split, params)
+    told: dict[str, list[torch.Tensor]] = defaultdict(list)  # read late: reading waits for a GPU
+    order = order_of_epoch(loader.split, params)
+    labels = torch.tensor(loader.split.labels)
+    batches = zip(loader.batches(order), labels[order].to(device), strict=True)
     title = f"epoch {epoch + 1}/{params.epochs}"
-    bar = tqdm(order, desc=title, unit_scale=order.shape[1], unit="photo", mininterval=1)
-    started = loaded = time.perf_counter()
-    for step, numbers in enumerate(bar, start=1):
-        photos, targets = changed_batch(split, numbers, params, strength)
-        sums["loading"] += time.perf_counter() - loaded
+    bar = tqdm(batches, title, len(order), unit_scale=order.shape[1], unit="photo", mininterval=1)
+    loading = 0.0
+    started = loaded = shown = time.perf_counter()
+    for pixels, numbers in bar:
+        classes = len(loader.split.classes)
+        photos, targets = changed_batch(pixels, numbers, classes, params, strength)
+        loading += time.perf_counter() - loaded
         for name, value in train_one_step(training, photos, targets, side, teacher).items():
-            sums[name] += value
+            told[name].append(value)
         loaded = time.perf_counter()
-        bar.set_postfix(loss=f"{sums['loss'] / step:.3f}", refresh=False)
-    seconds = loaded - started
+        if loaded - shown > 1:
+            shown = loaded
+            bar.set_postfix_str(progress_of(told, loading / (loaded - started), device), False)
+    sums = {name: torch.stack(values).cpu().double().sum().item() for name, values in told.items()}
+    seconds = time.perf_counter() - started
     figures = averaged(
         {
-            "loading_share": sums.pop("loading") / seconds,
+            "loading_share": loading / seconds,
             "accuracy": sums.pop("right") / order.numel(),
             **{name: value / len(order) for name, value in sums.items()},
+            "gpu_memory_gb": memory_used(device),
         }
     )
     return {
@@ -56,23 +67,28 @@ def train_one_epoch(training: Training, split: Split, teacher: Teacher | None) -
     }
 
 
+def progress_of(told: dict[str, list[torch.Tensor]], loading: float, device: torch.device) -> str:
+    """What the progress bar says after photos/s."""
+    text = f"loss={torch.stack(told['loss']).mean().item():.3f}, loading={loading:.0%}"
+    memory = memory_used(device)
+    return text + (f", GPU {memory:.1f} GB" if memory else "")
+
+
 def order_of_epoch(split: Split, params: TrainParams) -> torch.Tensor:
     """Photo numbers of each step (steps, photos), at random; those of this process."""
     steps, size = steps_in_epoch(split, params), batch_size(split, params) * world_size()
     order = share_of(torch.randperm(len(split))[: steps * size].view(steps, size))
     if rank():  # the same order everywhere, but changes and dropout of its own
         torch.manual_seed(torch.initial_seed() + rank())
-    return order
+    return order.sort(dim=1).values  # neighbours on the disk, should it come from there
 
 
 def changed_batch(
-    split: Split, numbers: torch.Tensor, params: TrainParams, strength: float
+    pixels: torch.Tensor, labels: torch.Tensor, classes: int, params: TrainParams, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Photos (N, 3, 224, 224), 0 to 255, changed at random, and their targets (N, classes)."""
-    numbers = numbers.sort().values  # neighbours on the disk, should it come from there
-    labels = torch.tensor([split.labels[number] for number in numbers])
-    photos = augment(split.pixel_batch(numbers.tolist()), params, strength)
-    targets = F.one_hot(labels, len(split.classes)).float()
+    """uint8 photos (N, 3, 224, 224) changed at random, 0 to 255, and targets (N, classes)."""
+    photos = augment(pixels, params, strength)
+    targets = F.one_hot(labels, classes).float()
     if torch.rand(()) < strength * params.mixup:
         photos, targets = mixup(photos, targets)
     return photos, targets
@@ -81,7 +97,7 @@ def changed_batch(
 def mixup(photos: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Each photo blended with another, and its target likewise; Zhang and others 2018."""
     share = float(torch.rand(()))
-    other = torch.randperm(len(photos))
+    other = torch.randperm(len(photos), device=photos.device)
     return torch.lerp(photos[other], photos, share), torch.lerp(targets[other], targets, share)
 
 
@@ -91,32 +107,47 @@ def train_one_step(
     targets: torch.Tensor,
     side: int,
     teacher: Teacher | None,
-) -> dict[str, float]:
+) -> dict[str, torch.Tensor]:
     """Learn from photos (N, 3, 224, 224), 0 to 255, with targets (N, classes), at `side` pixels.
 
-    Returns what is to be summed over an epoch.
+    Returns what is to be summed over an epoch, each a number on the device that computes.
     """
     params = training.params
     seen = teacher(photos) if teacher else None
     logits, teacher_loss = training.objective(photos, side, seen)
-    targets = targets.to(device())
     smoothing = params.label_smoothing
     loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     if seen:
         share = params.teacher_labels
-        told_loss = F.cross_entropy(logits, seen.probabilities.to(device()))
+        told_loss = F.cross_entropy(logits, seen.probabilities)
         loss = (1 - share) * label_loss + share * told_loss
     loss = loss + teacher_loss
     training.optimizer.zero_grad()
     loss.backward()
     training.optimizer.step()
     training.schedule.step()
-    training.average.update_parameters(training.model)
+    update_average(training.average, training.model, params.ema_decay)
     return {
-        "loss": label_loss.item(),
-        "total_loss": loss.item(),
-        "right": (logits.argmax(1) == targets.argmax(1)).sum().item(),
+        "loss": label_loss.detach(),
+        "total_loss": loss.detach(),
+        "right": (logits.argmax(1) == targets.argmax(1)).sum(),
     }
+
+
+@torch.no_grad()
+def update_average(average: AveragedModel, model: SimpleCNN, decay: float) -> None:
+    """Move the average of weights and statistics towards those of `model`, faster at first.
+
+    AveragedModel's own update waits for a GPU twice a step.
+    """
+    updates = int(average.n_averaged)  # on the processor
+    share = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
+    old, new = (list(m.state_dict().values()) for m in (average.module, model))
+    real = [number for number, tensor in enumerate(new) if tensor.is_floating_point()]
+    torch._foreach_lerp_([old[n] for n in real], [new[n] for n in real], 1 - share)
+    for n in set(range(len(new))) - set(real):  # counters of batches
+        old[n].copy_(new[n])
+    average.n_averaged += 1
 
 
 class Objective(nn.Module):
@@ -131,8 +162,8 @@ class Objective(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits (N, classes) of photos (N, 3, 224, 224), 0 to 255, and `teacher_loss`, or 0."""
         params, model = self.params, self.model
-        with autocast():
-            photos = resized(normalise(photos.to(device()), params.mean, params.std), side)
+        with autocast(photos.device):
+            photos = resized(normalise(photos, params.mean, params.std), side)
             maps = resized(model.maps(photos), SIDE // 16)
             embedding = model.embed(maps)
             logits = model.fc3(model.dropout(embedding)).float()
@@ -142,12 +173,12 @@ class Objective(nn.Module):
 
     def teacher_loss(self, maps: torch.Tensor, embedding: torch.Tensor, seen: Seen) -> torch.Tensor:
         """Weighted squared error of what the pupil makes of the model's maps and embedding."""
-        with autocast():
+        with autocast(maps.device):
             known_maps = self.pupil["maps"](maps).float()
             known_features = self.pupil["features"](embedding).float()
         params = self.params
-        maps_loss = F.mse_loss(known_maps, seen.maps.to(device()))
-        features_loss = F.mse_loss(known_features, seen.features.to(device()))
+        maps_loss = F.mse_loss(known_maps, seen.maps)
+        features_loss = F.mse_loss(known_features, seen.features)
         return params.teacher_maps * maps_loss + params.teacher_features * features_loss
 
 

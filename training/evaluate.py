@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from handler.integrity import sha256_of
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, read_run
-from training.data import Split
+from training.dataset import Split
 from training.drift import reference
 from training.errors import UsageError
 from training.figures import certain_threshold, confidences, fit_temperature, reliability
 from training.files import write_json
-from training.hardware import device
+from training.hardware import CPU
 from training.measure import half_precision_cost, measure, split_figures
 from training.model import strangeness
 from training.outputs import Outputs, split_outputs
@@ -36,7 +37,7 @@ METRICS = "metrics.json"  # the chief numbers of best.json
 UNRELEASED = "0.0"  # the version of weights that are not released
 
 
-def evaluate(index: Path, run: Path, params: Params) -> dict[str, Any]:
+def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU) -> dict[str, Any]:
     """Write best.json, metrics.json and two plots into `run`; return what the first holds.
 
     Raises UsageError when the run has no weights or was trained on other photos than the index.
@@ -45,7 +46,7 @@ def evaluate(index: Path, run: Path, params: Params) -> dict[str, Any]:
     validation, test = Split(index, "validation"), Split(index, "test")
     if about["photos_sha256"] != test.photos_sha256:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
-    network = checked_network(run / BEST, state, len(test.classes)).to(device())
+    network = checked_network(run / BEST, state, len(test.classes)).to(device)
     of_validation = split_outputs(network, validation, train_params, exact=True)
     of_test = split_outputs(network, test, train_params, exact=True)
     card: dict[str, Any] = {
@@ -63,7 +64,7 @@ def evaluate(index: Path, run: Path, params: Params) -> dict[str, Any]:
     handler, _ = load_handler(run / BEST, card)
     card["figures"] = {
         "validation": split_figures(handler, of_validation),
-        "half_precision": half_precision_cost(run, validation, train_params),
+        "half_precision": half_precision_cost(run, validation, train_params, device),
         **measure(handler, test, of_test),
     }
     card |= {"training": about, "params": told(params)}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 
 from handler.catsdogs_handler import CatsDogsHandler
 from training.checkpoint import CHECKPOINT
-from training.data import Split
+from training.dataset import Split
 from training.figures import accuracy_of, agreement, calibration, confidences, figures
 from training.files import load_torch
-from training.hardware import device
 from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
 from training.outputs import Outputs, split_logits
@@ -25,7 +26,7 @@ def measure(handler: CatsDogsHandler, split: Split, outputs: Outputs) -> dict[st
     """Figures of the network's `outputs` for the test split, and of what `handler` makes of it."""
     calibrated = outputs.logits / handler.card["temperature"]
     _, right = confidences(calibrated, outputs.labels)
-    served, _ = handler.infer(list(split.pixels[split.rows]))
+    served = np.concatenate([handler.infer(photos)[0] for photos in blocks(split)])
     return {
         "test": split_figures(handler, outputs),
         "uncalibrated": calibration(outputs.logits, outputs.labels),
@@ -49,7 +50,9 @@ def split_figures(handler: CatsDogsHandler, outputs: Outputs) -> dict[str, Any]:
     return figures(calibrated, outputs.labels, handler.classes, certain)
 
 
-def half_precision_cost(run: Path, split: Split, params: TrainParams) -> dict[str, Any] | None:
+def half_precision_cost(
+    run: Path, split: Split, params: TrainParams, device: torch.device
+) -> dict[str, Any] | None:
     """The last epoch's averaged weights in half precision against the same in float32.
 
     None for a run without its checkpoint, which alone has them in float32.
@@ -63,11 +66,17 @@ def half_precision_cost(run: Path, split: Split, params: TrainParams) -> dict[st
     }
     probabilities, accuracy = [], []
     for state in (half_precision(average), average):
-        network = load_network(state, len(split.classes)).to(device())
+        network = load_network(state, len(split.classes)).to(device)
         logits, labels = split_logits(network, split, params, exact=True)
         probabilities.append(F.softmax(logits, dim=1).numpy())
         accuracy.append(float((logits.argmax(1) == labels).float().mean()))
     return agreement(*probabilities) | {"accuracy": accuracy[0], "accuracy_float32": accuracy[1]}
+
+
+def blocks(split: Split) -> Iterator[list[np.ndarray]]:
+    """All photos of `split` as `decode_photo` gives them, uint8 (224, 224, 3), many at once."""
+    for photos in split.batches():
+        yield list(photos.permute(0, 2, 3, 1).numpy())
 
 
 def slices(split: Split) -> dict[str, np.ndarray]:

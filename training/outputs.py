@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 
-from training.data import Split
-from training.hardware import autocast, device
+from training.dataset import Split
+from training.hardware import autocast, device_of
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams
 
@@ -37,10 +37,11 @@ def split_outputs(
     `exact` computes in float32 throughout, as the server's eager backend does.
     """
     model.eval()
+    device = device_of(model)
     averages, logits = [], []
     for photos in split.batches(params.batch_size):
-        with autocast(enabled=not exact):
-            maps = model.maps(normalise(photos.to(device()), params.mean, params.std))
+        with autocast(device, enabled=not exact):
+            maps = model.maps(normalise(photos.to(device), params.mean, params.std))
             averages.append(maps.float().mean((2, 3)).cpu())
             logits.append(model.head(maps).float().cpu())
     return Outputs(torch.cat(averages), torch.cat(logits), torch.tensor(split.labels))

@@ -37,6 +37,7 @@ class PrepareParams:
 class TeachParams:
     regularisation: float = field(metadata=within(1e-9, 1e9))
     disputed_probability: float = field(metadata=within(0, 1))
+    head_photos: int = field(metadata=within(10, 1_000_000))
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ TYPES = {
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read `path`.
+    """Read `path`. What its section finetune doesn't name is as in section train.
 
     Raises UsageError for a file that can't be read, and for a key that is missing or unknown or
     whose value has the wrong type or lies outside its range.
@@ -117,6 +118,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
     _check_keys(sections, Params, str(path))
+    if all(isinstance(sections[name], dict) for name in ("train", "finetune")):
+        _check_known(sections["finetune"], TrainParams, f"{path}, section finetune")
+        sections["finetune"] = sections["train"] | sections["finetune"]
     kinds = get_type_hints(Params)
     return Params(
         **{name: _section(sections[name], kinds[name], f"{path}, section {name}") for name in kinds}
@@ -150,9 +154,14 @@ def _check_value(known: Field[Any], value: Any, where: str) -> None:
 def _check_keys(values: Any, kind: type, where: str) -> None:
     if not isinstance(values, dict):
         raise UsageError(f"{where}: not a mapping")
+    _check_known(values, kind, where)
+    known = {entry.name for entry in fields(kind)}
+    if missing := sorted(known - values.keys()):
+        raise UsageError(f"{where}: {missing[0]!r} is missing")
+
+
+def _check_known(values: dict[str, Any], kind: type, where: str) -> None:
     known = {entry.name for entry in fields(kind)}
     if unknown := sorted(map(str, values.keys() - known)):
         names = ", ".join(sorted(known))
         raise UsageError(f"{where}: unknown key {unknown[0]!r}; known are {names}")
-    if missing := sorted(known - values.keys()):
-        raise UsageError(f"{where}: {missing[0]!r} is missing")

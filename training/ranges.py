@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from training.data import Split
-from training.hardware import device
+from training.dataset import Split
+from training.hardware import device_of
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams
 
@@ -37,7 +37,7 @@ def activation_ranges(
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:photos]
     for start in range(0, len(order), params.batch_size):
         numbers = order[start : start + params.batch_size].sort().values
-        batch = split.pixel_batch(numbers.tolist()).to(device())
+        batch = split.pixel_batch(numbers.tolist()).to(device_of(network))
         network(normalise(batch, params.mean, params.std))
     for layer in layers:
         layer.remove()

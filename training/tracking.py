@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from mlflow.entities import Run
 
 from training.checkpoint import BEST, HISTORY, read_run
-from training.data import Split
+from training.dataset import Split
 from training.figures import confidences, confusion, reliability
-from training.hardware import device
+from training.hardware import CPU
 from training.model import Classifier, load_network
 from training.outputs import split_logits
 from training.params import TrainParams
@@ -41,7 +41,9 @@ MISTAKES = 20
 
 
 @contextmanager
-def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]:
+def mlflow_tracker(
+    run: Path, index: Path, params: TrainParams, device: torch.device = CPU
+) -> Iterator[Log]:
     """A tracker for `train` that logs to MLflow, by default to the SQLite store beside `run`.
 
     MLFLOW_TRACKING_URI names another store or server.
@@ -70,7 +72,7 @@ def mlflow_tracker(run: Path, index: Path, params: TrainParams) -> Iterator[Log]
 
         yield log
         if rows or known is None or known.info.status != "FINISHED":
-            log_outcome(run, index)  # 160 MB, so not again for a run that was over
+            log_outcome(run, index, device)  # 160 MB, so not again for a run that was over
 
 
 def known_run(run: Path, params: TrainParams) -> Run | None:
@@ -98,7 +100,7 @@ def git_commit() -> str:
     return told.stdout.strip()
 
 
-def log_outcome(run: Path, index: Path) -> None:
+def log_outcome(run: Path, index: Path, device: torch.device) -> None:
     """Log plots, mistakes on validation and the best weights; register these as a model version.
 
     The version gets the alias `champion` when none has a higher validation accuracy.
@@ -106,7 +108,7 @@ def log_outcome(run: Path, index: Path) -> None:
     about, params, state = read_run(run)
     split = Split(index, "validation")
     network = load_network(state, len(split.classes))
-    logits, labels = split_logits(network.to(device()), split, params)
+    logits, labels = split_logits(network.to(device), split, params)
     network.cpu()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -17,11 +17,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
-from training.data import Split
+from training.dataset import PixelLoader, Split
 from training.distributed import joined, rank, shared
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.errors import UsageError
-from training.hardware import device, keep_freed_memory
+from training.hardware import CPU, keep_freed_memory
 from training.model import SimpleCNN
 from training.outputs import split_logits
 from training.params import TrainParams
@@ -40,6 +40,7 @@ def train(
     *,
     lesson: Path,
     tracker: Tracker,
+    device: torch.device = CPU,
     start: Path | None = None,
     resume: bool = False,
     replace: bool = False,
@@ -57,8 +58,8 @@ def train(
     keep_freed_memory()
     training_split = Split(index, "train", excluded_photos(params))
     validation_split = Split(index, "validation")
-    teacher = Teacher(load_lesson(lesson, training_split)) if params.taught else None
-    training = new_training(params, training_split)
+    teacher = Teacher(load_lesson(lesson, training_split), device) if params.taught else None
+    training = new_training(params, training_split, device)
     if start is not None:
         start_from(start, training)
     try:
@@ -70,11 +71,12 @@ def train(
         if not replace:
             raise
     run.mkdir(parents=True, exist_ok=True)
+    loader = PixelLoader(training_split, device)
     with tracker if rank() == 0 else nullcontext() as log:
         for epoch in range(len(training.history), params.epochs):
             # Seeded by epoch, so that a resumed run sees the same order, changes and dropout.
             torch.manual_seed(params.seed * 1_000_000 + epoch)
-            figures = train_one_epoch(training, training_split, teacher)
+            figures = train_one_epoch(training, loader, teacher)
             training.history.append(figures | validate(training, validation_split))
             if log:
                 save_epoch(run, training)
@@ -102,13 +104,13 @@ def excluded_photos(params: TrainParams) -> set[str]:
         raise UsageError(f"{params.excluded}: no list of photos with a column `path`") from error
 
 
-def new_training(params: TrainParams, split: Split) -> Training:
+def new_training(params: TrainParams, split: Split, device: torch.device = CPU) -> Training:
     """A fresh model with AdamW and a one-cycle schedule over all steps."""
     torch.manual_seed(params.seed)
-    model = SimpleCNN(len(split.classes)).to(device()).to(memory_format=torch.channels_last)
+    model = SimpleCNN(len(split.classes)).to(device).to(memory_format=torch.channels_last)
     pupil = nn.ModuleDict(
         {"maps": nn.Conv2d(256, MAPS, kernel_size=1), "features": nn.Linear(128, FEATURES)}
-    ).to(device())
+    ).to(device)
     optimizer = new_optimizer(model, pupil, params)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
@@ -116,7 +118,6 @@ def new_training(params: TrainParams, split: Split) -> Training:
         total_steps=params.epochs * steps_in_epoch(split, params),
         pct_start=params.warmup_share,
     )
-    average = AveragedModel(model, multi_avg_fn=moving_average(params.ema_decay), use_buffers=True)
     return Training(
         params,
         split.classes,
@@ -126,7 +127,7 @@ def new_training(params: TrainParams, split: Split) -> Training:
         model,
         pupil,
         shared(Objective(model, pupil, params)),
-        average,
+        AveragedModel(model),
         optimizer,
         schedule,
         history=[],
@@ -148,17 +149,3 @@ def new_optimizer(
         },
     ]
     return torch.optim.AdamW(groups, weight_decay=params.weight_decay, fused=True)
-
-
-def moving_average(decay: float) -> Callable[..., None]:
-    """An exponential moving average that forgets faster in its first steps."""
-
-    @torch.no_grad()
-    def update(averages: list[torch.Tensor], values: list[torch.Tensor], updates: int) -> None:
-        share = min(decay, (1 + int(updates)) / (10 + int(updates)))
-        if averages[0].is_floating_point():
-            torch._foreach_lerp_(averages, values, 1 - share)
-        else:  # counters of batches
-            torch._foreach_copy_(averages, values)
-
-    return update

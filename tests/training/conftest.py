@@ -10,12 +10,21 @@ import pytest
 import torch
 
 from training.data import prepare
+from training.hardware import choose_device
 from training.params import Params
 from training.teacher import teach
 from training.train import train
 
 NO_LESSON = Path("nowhere")  # of runs without a teacher
 THREADS = 2  # of torch in `run`; a handler in the same process sets one, which adds up otherwise
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device that must give the same; a GPU is skipped where there is none."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU")
+    return choose_device(request.param)
 
 
 def ignore(row: dict[str, float]) -> None:

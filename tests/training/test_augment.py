@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from training import augment as module
 from training.augment import augment, frame, recolour, recompress, shrink_and_enlarge
 from training.epoch import mixup
 from training.params import Params
@@ -27,6 +28,25 @@ def test_changed_photos_keep_shape_and_range(params: Params, seed: int, strength
     assert changed.dtype == torch.float32
     assert 0 <= changed.min() <= changed.max() <= 255
     assert changed.isfinite().all()
+
+
+def test_photos_are_changed_where_they_are(params: Params, device: torch.device) -> None:
+    changed = augment(some_photos().to(device), params.train, 1.0)
+    assert changed.device.type == device.type
+    assert changed.shape == (16, 3, 224, 224)
+    assert 0 <= changed.min() <= changed.max() <= 255
+
+
+def test_jpeg_without_libjpeg_changes_photos_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    clouds = some_photos().float()
+    torch.manual_seed(0)
+    by_libjpeg = recompress(clouds.clone(), share=0.5, qualities=(30, 95)) - clouds
+    monkeypatch.setattr(module, "LIBJPEG", "nowhere")
+    torch.manual_seed(0)
+    by_tensors = recompress(clouds.clone(), share=0.5, qualities=(30, 95)) - clouds
+    changed = by_libjpeg.abs().mean((1, 2, 3)) > 0
+    assert torch.equal(by_tensors.abs().mean((1, 2, 3)) > 0, changed)
+    assert by_tensors.abs().mean() == pytest.approx(by_libjpeg.abs().mean().item(), rel=0.3)
 
 
 def test_each_photo_is_changed_in_its_own_way(params: Params) -> None:

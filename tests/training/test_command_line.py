@@ -18,7 +18,7 @@ from handler.integrity import sha256_of
 from tests.conftest import REPOSITORY
 from training.__main__ import how_to_go_on, main, parser
 from training.checkpoint import BEST, CARD, CHECKPOINT, RUN_FILE
-from training.data import Split
+from training.dataset import Split
 from training.params import Params
 
 

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import shutil
+import tracemalloc
 from collections import Counter
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse.csgraph import connected_components
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
-from training.data import DOUBTFUL, Split, prepare, read_index
+from training.data import CHUNK, DOUBTFUL, in_order, prepare
+from training.dataset import Split, read_index
 from training.errors import UsageError
 from training.params import Params, PrepareParams
 from training.split import FEWEST, Photo, fewest_photos, fill, look_alikes, split_photos
@@ -117,6 +122,77 @@ def test_another_seed_gives_another_split() -> None:
     rows = made_index([int(v) for v in np.random.default_rng(0).integers(0, 2**63, 100)])
     other = dataclasses.replace(SPLIT, seed=2)
     assert split_photos(rows, SPLIT) != split_photos(rows, other)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 6, 12])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_look_alikes_are_those_that_a_comparison_of_all_pairs_finds(
+    distance: int, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    hashes = random.integers(0, 2**64, 300, dtype=np.uint64)
+    steps = [hashes[:1]]  # a chain, whose ends are strangers
+    for _ in range(100):
+        steps.append(flipped(steps[-1], distance, random))
+    twins = [flipped(hashes, bits, random) for bits in range(distance + 2)]
+    hashes = np.concatenate([hashes, *steps, *twins, hashes[:50]])
+    near = np.bitwise_count(hashes[:, None] ^ hashes) <= distance
+    expected = connected_components(near, directed=False)[1]
+    groups = look_alikes(made_index([int(value) for value in hashes]), distance)
+    assert len(set(zip(groups, expected, strict=True))) == len(set(groups)) == len(set(expected))
+
+
+def flipped(hashes: np.ndarray, bits: int, random: np.random.Generator) -> np.ndarray:
+    """The same hashes with so many of their bits the other way round."""
+    places = np.argsort(random.random((len(hashes), 64)), axis=1)[:, :bits].astype(np.uint64)
+    return hashes ^ (np.uint64(1) << places).sum(axis=1, dtype=np.uint64)
+
+
+@pytest.mark.parametrize("bits", [0, 15])
+def test_thousands_of_frames_of_one_video_are_one_group_in_little_memory(bits: int) -> None:
+    random = np.random.default_rng(0)
+    frames = np.full(8000, random.integers(2**63), np.uint64)
+    frames ^= random.integers(0, 2**bits, len(frames), dtype=np.uint64)  # some bits flicker
+    others = random.integers(0, 2**64, 2000, dtype=np.uint64)
+    photos = made_index([int(value) for value in np.concatenate([frames, others])])
+    tracemalloc.start()
+    groups = look_alikes(photos, 6)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(set(groups[:8000])) == 1
+    assert peak < 50e6  # all pairs of equal hashes took 1.5 GB
+
+
+def test_a_group_larger_than_a_splits_share_is_trained_on_and_named() -> None:
+    random = np.random.default_rng(0)
+    hashes = [7] * 30 + [int(value) for value in random.integers(0, 2**63, 70)]
+    for seed in range(20):
+        lines: list[str] = []
+        params = dataclasses.replace(SPLIT, seed=seed)
+        photos = split_photos(made_index(hashes), params, lines.append)
+        assert {photo.split for photo in photos[:30]} == {"train"}
+        counts = Counter(photo.split for photo in photos)
+        assert counts["test"] == counts["validation"] == 10
+        assert lines == [
+            "30 photos of cat look like cat/0.jpg: more than validation or test should hold, "
+            "so all of them are trained on"
+        ]
+
+
+def test_photos_never_pile_up_where_the_disk_is_slow() -> None:
+    begun: list[str] = []
+    files = [str(number) for number in range(10_000)]
+    with ThreadPool(2) as pool:
+
+        def read(path: str) -> str:
+            begun.append(path)
+            return path
+
+        taken = []
+        for path in in_order(pool, read, files):
+            taken.append(path)
+            assert len(begun) - len(taken) <= CHUNK * (4 * (os.cpu_count() or 1) + 2)
+    assert taken == files
 
 
 def test_hashes_within_the_distance_share_a_group_in_chains() -> None:

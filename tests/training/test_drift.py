@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from handler.quantities import bin_of
-from training.data import Split
+from training.dataset import Split
 from training.drift import BINS, deciles, drift_rules, reference, write_drift_rules
 
 FEW = st.sampled_from([0.04, 0.19, 12.0])  # as sizes are, which cameras choose

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from training.checkpoint import BEST, CARD
-from training.data import Split
+from training.dataset import Split
 from training.errors import UsageError
 from training.evaluate import METRICS, doubt, evaluate, format_figures
 from training.figures import figures

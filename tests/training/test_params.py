@@ -68,6 +68,22 @@ def test_every_number_has_a_range() -> None:
     assert [field.name for field in numbers if "range" not in field.metadata] == []
 
 
+def test_what_finetune_does_not_name_is_as_in_train(tmp_path: Path) -> None:
+    params = load_params(changed(tmp_path, "train", weight_decay=0.125))
+    assert params.finetune.weight_decay == 0.125
+    assert params.finetune.epochs != params.train.epochs
+    with pytest.raises(UsageError, match="section finetune: unknown key 'epoch'"):
+        load_params(changed(tmp_path, "finetune", epoch=3))
+    with pytest.raises(UsageError, match="section finetune: epochs is 0"):
+        load_params(changed(tmp_path, "finetune", epochs=0))
+
+
+def test_finetune_repeats_nothing_of_train() -> None:
+    content = yaml.safe_load(Path("params.yaml").read_text())
+    repeated = [key for key, value in content["finetune"].items() if content["train"][key] == value]
+    assert repeated == []
+
+
 def test_a_missing_key_or_section_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from training.data import Split
+from training.dataset import Split
 from training.model import SimpleCNN, normalise
 from training.params import Params
 from training.ranges import activation_ranges

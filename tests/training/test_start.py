@@ -13,7 +13,7 @@ import torch
 
 from handler.integrity import sha256_of
 from training.checkpoint import BEST, RUN_FILE, Training, read_run
-from training.data import Split
+from training.dataset import Split
 from training.errors import UsageError
 from training.params import Params
 from training.start import start_from

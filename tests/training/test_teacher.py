@@ -11,7 +11,7 @@ import torch
 
 from tests.training.conftest import NO_LESSON, ignore
 from training.checkpoint import CHECKPOINT
-from training.data import INDEX, Split
+from training.dataset import INDEX, Split
 from training.errors import UsageError
 from training.files import load_torch
 from training.params import Params

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.checkpoint import BEST
-from training.data import Split
+from training.dataset import Split
 from training.params import Params
 from training.train import train
 

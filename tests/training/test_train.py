@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
-from training.data import INDEX, Split
+from training.dataset import INDEX, Split
+from training.epoch import update_average
 from training.errors import UsageError
 from training.files import load_torch
 from training.model import load_network
 from training.outputs import split_logits
 from training.params import Params, TrainParams
-from training.train import excluded_photos, moving_average, new_training, train
+from training.train import excluded_photos, new_training, train
 
 
 def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
@@ -154,9 +156,15 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
 
 
 def test_the_moving_average_forgets_its_random_start_and_ends_near_the_weights() -> None:
-    average, weights = [torch.zeros(3)], [torch.ones(3)]
-    for updates in range(30):
-        moving_average(0.999)(average, weights, updates)
-    assert (average[0] > 0.99).all()
-    moving_average(0.0)(average, [torch.full((3,), 7.0)], 100)
-    assert (average[0] == 7).all()
+    model = torch.nn.BatchNorm1d(3)
+    average = AveragedModel(model)
+    for value in (0.0, *[1.0] * 30):
+        torch.nn.init.constant_(model.weight, value)
+        model.num_batches_tracked += 1
+        update_average(average, model, 0.999)
+    assert (average.module.weight > 0.99).all()
+    assert (average.module.weight < 1).all()
+    assert average.module.num_batches_tracked == model.num_batches_tracked
+    torch.nn.init.constant_(model.weight, 7.0)
+    update_average(average, model, 0.0)
+    assert (average.module.weight == 7).all()

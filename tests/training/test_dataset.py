@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from handler.photo import SIDE
+from training.dataset import AHEAD, BYTES, PixelLoader, Split
+
+
+@pytest.mark.parametrize("room", [0, 2**40], ids=["read ahead", "kept on the device"])
+def test_batches_come_in_order_wherever_the_pixels_lie(
+    index: Path, device: torch.device, room: int
+) -> None:
+    split = Split(index, "train")
+    loader = PixelLoader(split, device, room)
+    assert (loader.kept is None) == (room == 0)
+    order = torch.randperm(len(split))[:60].view(6, 10)
+    batches = list(loader.batches(order))
+    assert len(batches) == 6
+    for numbers, photos in zip(order.tolist(), batches, strict=True):
+        assert photos.shape == (10, 3, SIDE, SIDE)
+        assert photos.device.type == device.type
+        assert torch.equal(photos.cpu(), split.pixel_batch(numbers))
+
+
+def test_pixels_are_kept_only_where_all_of_them_fit(index: Path) -> None:
+    split = Split(index, "train")
+    fits = len(split) * BYTES
+    assert PixelLoader(split, torch.device("cpu"), fits).kept is not None
+    assert PixelLoader(split, torch.device("cpu"), fits - 1).kept is None
+    assert PixelLoader(split, torch.device("cpu")).kept is None  # the processor's memory is theirs
+
+
+def test_reading_never_goes_far_ahead_and_ends_with_who_reads(
+    index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split(index, "train")
+    read: list[int] = []
+    whole = split.pixel_batch
+    monkeypatch.setattr(split, "pixel_batch", lambda numbers: (read.append(1), whole(numbers))[1])
+    batches = PixelLoader(split, torch.device("cpu")).batches(torch.arange(60).view(30, 2))
+    for taken in range(1, 11):
+        next(batches)
+        assert len(read) <= taken + AHEAD
+    batches.close()
+    assert len(read) <= 10 + AHEAD
+    assert not [thread for thread in threading.enumerate() if "ThreadPool" in thread.name]
+
+
+def test_a_batch_that_cannot_be_read_is_an_error_of_the_step(index: Path) -> None:
+    split = Split(index, "train")
+    batches = PixelLoader(split, torch.device("cpu")).batches(torch.tensor([[0], [len(split)]]))
+    next(batches)
+    with pytest.raises(IndexError):
+        next(batches)
+
+
+def test_reading_a_split_needs_nothing_that_preparing_one_does() -> None:
+    code = (
+        "import sys, training.dataset; "
+        "print(sorted({'imagehash', 'multiprocessing.pool', 'scipy'} & sys.modules.keys()))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "[]"
