@@ -175,6 +175,7 @@ class CatsDogsHandler:
         if "label" not in answer:
             return answer
         assert isinstance(upload.decoded, np.ndarray)
+        assert upload.upright_size is not None
         heat = grad_cam(self.classifier, upload.decoded, self.classes.index(answer["label"]))
         if "application/json" in str(headers.get("Accept")):
             return answer | {"map": np.round(heat.astype(float), 3).tolist()}

@@ -1,6 +1,7 @@
 """From the bytes of one photo to the pixels that the model sees: the only preprocessing there is.
 
-Training, evaluation and serving call `decode_photo`; nothing else touches pixels.
+Training, evaluation and serving call `decode_photo`, or `read_photo` where they also need the size
+that was sent; nothing else touches pixels.
 """
 
 from __future__ import annotations
@@ -8,14 +9,23 @@ from __future__ import annotations
 import io
 import logging
 import re
+import struct
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import pi_heif
-from PIL import AvifImagePlugin, ExifTags, Image, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    ExifTags,
+    Image,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from handler.apart import CRASHES, run_apart
 
@@ -52,6 +62,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)  # of the orientations
+_HEADER = struct.Struct(">III")  # width, height, orientation; a child process sends pixels after it
 # What people send beside photos; naming it tells them more than "not a photo".
 _OTHER_FORMATS = {
     b"%PDF": "PDF",
@@ -86,8 +98,26 @@ class UnsupportedPhotoException(PhotoException):
     status, phrase = 415, "Unsupported Media Type"
 
 
+class DecodedPhoto(NamedTuple):
+    """What one decode returns. libheif turns a HEIF by itself: its size is upright, too."""
+
+    pixels: np.ndarray  # uint8 (224, 224, 3), RGB, upright
+    size: tuple[int, int]  # width and height as sent
+    orientation: int  # as sent, 1 to 8 as in EXIF
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height as people see it."""
+        return self.size[::-1] if self.orientation in _ON_ITS_SIDE else self.size
+
+
 def decode_photo(data: bytes) -> np.ndarray:
-    """Return the photo in `data` upright, squashed to the model's square: uint8 (224, 224, 3), RGB.
+    """The pixels of `read_photo`: uint8 (224, 224, 3), RGB. Raises the same exceptions."""
+    return read_photo(data).pixels
+
+
+def read_photo(data: bytes) -> DecodedPhoto:
+    """Decode the photo in `data` once: upright, squashed to the model's square.
 
     Only the first frame of an animation counts. A file counts as truncated when a byte that the
     picture needs, or the end mark of a JPEG or PNG, is missing. Alpha is laid over white.
@@ -105,40 +135,48 @@ def decode_photo(data: bytes) -> np.ndarray:
     return _decode(data)
 
 
-def _decode(data: bytes) -> np.ndarray:
-    with open_photo(data) as photo:
+def _decode(data: bytes) -> DecodedPhoto:
+    with _open_photo(data) as photo:
+        size = _size_as_sent(photo)
         if photo.format in ("JPEG", "MPO"):
             _check_scans(data)
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
             _check_size(photo, MAX_MEGAPIXELS, "so narrow a JPEG")  # shrunk by little or nothing
+        # Pillow's load() turns a TIFF upright and drops its orientation.
+        turned = _orientation(photo) if photo.format == "TIFF" else 1
         photo.load()
         if photo.format == "PNG" and PNG_END not in data:  # Pillow overlooks its loss
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
-        turn = _UPRIGHT.get(orientation(photo))
+        # Not before load(): Pillow would decode a PNG to look for EXIF data behind its pixels.
+        to_turn = _orientation(photo)
         photo = _to_rgb_or_rgba(photo)
         # Squashed, not cropped: most training photos come squashed, and a crop cuts off ears.
         photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         if photo.mode == "RGBA":
             white = Image.new("RGBA", photo.size, "white")
             photo = Image.alpha_composite(white, photo).convert("RGB")
-        return np.array(photo if turn is None else photo.transpose(turn))
+        upright = photo if to_turn == 1 else photo.transpose(_UPRIGHT[to_turn])
+        return DecodedPhoto(np.array(upright), size, turned if to_turn == 1 else to_turn)
 
 
-def _decode_apart(data: bytes) -> np.ndarray:
+def _decode_apart(data: bytes) -> DecodedPhoto:
     """`_decode` in a child process, which may crash, and which the system ends in time."""
 
-    def pixels_or_error() -> bytes:
+    def photo_or_error() -> bytes:
         try:
-            return _decode(data).tobytes()
+            photo = _decode(data)
+            return _HEADER.pack(*photo.size, photo.orientation) + photo.pixels.tobytes()
         except PhotoException as error:
             return f"{error.status} {error}".encode()
 
     try:
-        answer, ended = run_apart(pixels_or_error, MAX_DECODE_MEGABYTES, MAX_DECODE_SECONDS)
+        answer, ended = run_apart(photo_or_error, MAX_DECODE_MEGABYTES, MAX_DECODE_SECONDS)
     except OSError:  # no further process or memory is to be had
         raise _too_much() from None
-    if len(answer) == SIDE * SIDE * 3:
-        return np.frombuffer(bytearray(answer), np.uint8).reshape(SIDE, SIDE, 3)
+    if len(answer) == _HEADER.size + SIDE * SIDE * 3:
+        width, height, orientation = _HEADER.unpack_from(answer)
+        pixels = np.frombuffer(bytearray(answer), np.uint8, offset=_HEADER.size)
+        return DecodedPhoto(pixels.reshape(SIDE, SIDE, 3), (width, height), orientation)
     for kind in PhotoException.__subclasses__():
         if answer.startswith(b"%d " % kind.status):
             raise kind(answer[4:].decode())
@@ -163,10 +201,10 @@ class _TimedFile(io.BytesIO):
 
 
 @contextmanager
-def open_photo(data: bytes) -> Iterator[Image.Image]:
+def _open_photo(data: bytes) -> Iterator[Image.Image]:
     """Open the photo in `data` by its header alone and check format and size; pixels come later.
 
-    Raises the same exceptions as `decode_photo`, also for what is done with the photo meanwhile.
+    Raises the same exceptions as `read_photo`, also for what is done with the photo meanwhile.
     """
     if not data:
         raise InvalidPhotoException("photo is empty; send the bytes of a photo")
@@ -250,12 +288,19 @@ def _check_scans(data: bytes) -> None:
         )
 
 
-def orientation(photo: Image.Image) -> int:
+def _size_as_sent(photo: Image.Image) -> tuple[int, int]:
+    if isinstance(photo, TiffImagePlugin.TiffImageFile):  # its `size` is the upright one
+        return photo.tag_v2[ExifTags.Base.ImageWidth], photo.tag_v2[ExifTags.Base.ImageLength]
+    return photo.size
+
+
+def _orientation(photo: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data can't be read."""
     try:
-        return int(photo.getexif().get(ExifTags.Base.Orientation, 1))
+        value = int(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF makes Pillow raise nearly anything; the pixels are still good
         return 1
+    return value if value in _UPRIGHT else 1
 
 
 def _to_rgb_or_rgba(photo: Image.Image) -> Image.Image:

@@ -8,16 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from handler.photo import (
-    PhotoException,
-    PhotoTooLargeException,
-    decode_photo,
-    open_photo,
-    orientation,
-)
+from handler.photo import PhotoException, PhotoTooLargeException, read_photo
 from handler.request import photo_bytes
-
-ON_THEIR_SIDE = (5, 6, 7, 8)  # of EXIF's orientations
 
 
 @dataclass
@@ -27,13 +19,7 @@ class Upload:
     decoded: np.ndarray | PhotoException
     bytes: int | None = None  # None where the request as a whole is wrong
     size: tuple[int, int] | None = None  # width and height as sent; None where there is an error
-    on_its_side: bool = False
-
-    @property
-    def upright_size(self) -> tuple[int, int]:
-        """Width and height as people see it."""
-        assert self.size is not None
-        return self.size[::-1] if self.on_its_side else self.size
+    upright_size: tuple[int, int] | None = None  # as people see it
 
     def __post_init__(self) -> None:
         if isinstance(self.decoded, PhotoException):
@@ -64,9 +50,8 @@ def read_upload(content: Any) -> Upload:
     try:
         data = photo_bytes(content)
         length = len(data)
-        pixels = decode_photo(data)
-        with open_photo(data) as photo:  # its header once more: 0.1 ms
-            return Upload(pixels, length, photo.size, orientation(photo) in ON_THEIR_SIDE)
+        photo = read_photo(data)
+        return Upload(photo.pixels, length, photo.size, photo.upright_size)
     except PhotoException as error:
         return Upload(error, length)
     except MemoryError:

@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from handler.integrity import sha256_of
-from handler.photo import PhotoException, decode_photo, open_photo, orientation
+from handler.photo import PhotoException, read_photo
 from training.dataset import INDEX, PIXELS, write_csv
 from training.errors import UsageError
 from training.folders import label_of, list_files
@@ -147,10 +147,7 @@ def _read_photo(
     """Bytes, width, height, orientation, perceptual hash and pixels, or why it is left out."""
     try:
         content = (data / path).read_bytes()
-        with open_photo(content) as photo:
-            width, height = photo.size
-            turned = orientation(photo)
-        pixels = decode_photo(content)
+        pixels, (width, height), turned = read_photo(content)
     except (OSError, MemoryError, PhotoException) as error:
         return f"unreadable: {error or type(error).__name__}"
     if min(width, height) < minimum_side:

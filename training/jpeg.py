@@ -55,12 +55,12 @@ def compress(photos: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
     height, width = photos.shape[2:]
     down, right = (-side % (2 * BLOCK) for side in (height, width))
     padded = F.pad(photos.round().clamp(0, 255), (0, right, 0, down), mode="replicate")
-    planes = torch.einsum("ij,njyx->niyx", constant("to YCbCr", photos.device), padded)
+    planes = torch.einsum("ij,njyx->niyx", constant("to YCbCr", photos.device), padded).round()
     planes[:, 0] -= 128
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality).view(-1, 1, 1)
     steps = ((constant("tables", photos.device) * scale + 50) / 100).floor().clamp(1, 255)
     luma = quantised(planes[:, :1], steps[:, 0])
-    chroma = quantised(F.avg_pool2d(planes[:, 1:], 2), steps[:, 1])
+    chroma = quantised(F.avg_pool2d(planes[:, 1:], 2).round(), steps[:, 1])
     wide = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
     planes = torch.cat([luma + 128, wide], dim=1)
     restored = torch.einsum("ij,njyx->niyx", constant("to RGB", photos.device), planes)

@@ -461,10 +461,13 @@ def test_the_slowest_batch_ends_before_its_worker_is_killed() -> None:
 EXPLAIN = {"explain": "True"}
 
 
-def test_an_explanation_is_a_picture_in_the_photos_upright_aspect(server: Server) -> None:
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "AVIF"])
+def test_an_explanation_is_a_picture_in_the_photos_upright_aspect(
+    server: Server, format_name: str
+) -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[ExifTags.Base.Orientation] = 6  # on its side
-    Image.open(io.BytesIO(jpeg(1))).resize((80, 40)).save(buffer, "JPEG", exif=exif)
+    Image.open(io.BytesIO(jpeg(1))).resize((80, 40)).save(buffer, format_name, exif=exif)
     ((status, png),) = server.raw_answers({"body": buffer.getvalue()}, headers=[EXPLAIN])
     assert status == 200
     picture = Image.open(io.BytesIO(png))

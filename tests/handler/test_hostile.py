@@ -285,7 +285,7 @@ def test_memory_that_runs_out_before_a_photo_is_opened_is_its_fault_too(
     def run_out(data: bytes) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(upload, "decode_photo", run_out)
+    monkeypatch.setattr(upload, "read_photo", run_out)
     refused = read_upload(b"photo")
     assert isinstance(refused.decoded, PhotoTooLargeException)
     assert str(refused.decoded) == "photo needs more memory than there is"

@@ -19,13 +19,17 @@ from handler.photo import (
     MAX_MEGAPIXELS_JPEG,
     MIN_SIDE,
     SIDE,
+    DecodedPhoto,
     InvalidPhotoException,
     PhotoException,
     PhotoTooLargeException,
     UnsupportedPhotoException,
     _decode,
     decode_photo,
+    read_photo,
 )
+from tests.hostile.heif import Item, box, heic_item, heif
+from tests.hostile.tiff import TiffEntry, tiff
 
 MODES = {
     "JPEG": ["L", "RGB", "CMYK"],
@@ -37,6 +41,17 @@ MODES = {
     "AVIF": ["RGB", "RGBA"],
 }
 SEVERAL_FORMATS = sorted(MODES)
+TURNS = Image.Transpose
+STORED_AS = {  # how a camera stores an upright photo under each orientation
+    2: TURNS.FLIP_LEFT_RIGHT,
+    3: TURNS.ROTATE_180,
+    4: TURNS.FLIP_TOP_BOTTOM,
+    5: TURNS.TRANSPOSE,
+    6: TURNS.ROTATE_90,
+    7: TURNS.TRANSVERSE,
+    8: TURNS.ROTATE_270,
+}
+SHOWN_AS = STORED_AS | {6: TURNS.ROTATE_270, 8: TURNS.ROTATE_90}
 
 
 def test_every_format_that_is_opened_is_tried_here() -> None:
@@ -112,12 +127,12 @@ def test_of_grey_without_a_fixed_white_darkest_is_black_and_brightest_white(
 ) -> None:
     levels = np.full((20, 90), low, np.float32)
     levels[:, 30:60], levels[:, 60:] = low + abs(low) + span, np.nan
-    pixels = _decode(encode(Image.fromarray(levels), "TIFF"))  # here, since a child takes 50 ms
-    assert list(pixels[100, [10, 112, 214], 0]) == [0, pytest.approx(255, abs=1), 0]
+    photo = _decode(encode(Image.fromarray(levels), "TIFF"))  # here, since a child takes 50 ms
+    assert list(photo.pixels[100, [10, 112, 214], 0]) == [0, pytest.approx(255, abs=1), 0]
 
 
 def test_grey_of_a_single_level_is_black() -> None:
-    assert not _decode(encode(Image.new("F", (20, 20), 7.5), "TIFF")).any()
+    assert not _decode(encode(Image.new("F", (20, 20), 7.5), "TIFF")).pixels.any()
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
@@ -154,25 +169,110 @@ def test_an_animation_is_its_first_frame() -> None:
         assert difference(decode_photo(animation), decode_photo(encode(frames[0], "PNG"))) < 12
 
 
-@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_turns_the_photo_upright(format_name: str, orientation: int) -> None:
-    turns = Image.Transpose
-    stored_as = {  # how a camera stores an upright photo under each orientation
-        2: turns.FLIP_LEFT_RIGHT,
-        3: turns.ROTATE_180,
-        4: turns.FLIP_TOP_BOTTOM,
-        5: turns.TRANSPOSE,
-        6: turns.ROTATE_90,
-        7: turns.TRANSVERSE,
-        8: turns.ROTATE_270,
-    }
-    upright = picture()
-    stored = upright.transpose(stored_as[orientation]) if orientation > 1 else upright
+def sent(upright: Image.Image, orientation: int, format_name: str, **options: Any) -> bytes:
+    """An upright photo as a camera stores and sends it under an EXIF orientation."""
+    stored = upright if orientation == 1 else upright.transpose(STORED_AS[orientation])
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    pixels = decode_photo(encode(stored, format_name, exif=exif))
-    assert difference(pixels, decode_photo(encode(upright, "PNG"))) < 5
+    return encode(stored, format_name, exif=exif, **options)
+
+
+def check_turned(photo: DecodedPhoto, upright: Image.Image, orientation: int) -> None:
+    expected = decode_photo(encode(upright, "PNG"))
+    assert difference(photo.pixels, expected) < 5
+    assert photo.orientation == orientation
+    assert photo.upright_size == upright.size
+    assert photo.size == (upright.size if orientation < 5 else upright.size[::-1])
+
+
+TURNED: dict[str, dict[str, Any]] = {
+    "JPEG": {}, "MPO": {}, "PNG": {}, "WEBP": {}, "TIFF": {}, "AVIF": {},
+    "TIFF, LZW": {"compression": "tiff_lzw"},
+    "TIFF, JPEG": {"compression": "jpeg"},
+    "TIFF, big": {"big_tiff": True},
+    "TIFF, pages": {"save_all": True, "append_images": [picture(30, 20)]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TURNED)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_turns_the_photo_upright(kind: str, orientation: int) -> None:
+    data = sent(picture(), orientation, kind.split(",")[0], **TURNED[kind])
+    check_turned(read_photo(data), picture(), orientation)
+
+
+@given(
+    st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "AVIF"]),
+    st.integers(1, 8),
+    st.integers(MIN_SIDE, 500),
+    st.integers(MIN_SIDE, 500),
+)
+@settings(deadline=None, max_examples=40)
+def test_a_photo_of_any_size_and_orientation_has_both_its_sizes(
+    format_name: str, orientation: int, width: int, height: int
+) -> None:
+    data = sent(picture(width, height), orientation, format_name)
+    photo = _decode(data)  # here, since a child takes 50 ms
+    assert photo.upright_size == (width, height)
+    assert photo.size == ((width, height) if orientation < 5 else (height, width))
+    assert photo.orientation == orientation
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_heic_is_turned_by_its_own_properties_alone(orientation: int) -> None:
+    rotations, mirrors = {3: 2, 5: 1, 6: 3, 7: 3, 8: 1}, {2: 1, 4: 0, 5: 0, 7: 0}
+    turns = [
+        box(kind, bytes([table[orientation]]))
+        for kind, table in ((b"irot", rotations), (b"imir", mirrors))
+        if orientation in table
+    ]
+    tag = struct.pack("<4sIHHHIII", b"II*\0", 8, 1, ExifTags.Base.Orientation, 3, 1, orientation, 0)
+    exif = Item(b"Exif", bytes(4) + tag, [], [1])  # phones write it too, and it counts for nothing
+    plain = read_photo(heif({1: heic_item()}, 1))
+    photo = read_photo(heif({1: heic_item().having(*turns), 2: exif}, 1))
+    expected = Image.fromarray(plain.pixels)
+    if orientation > 1:
+        expected = expected.transpose(SHOWN_AS[orientation])
+    assert difference(photo.pixels, np.asarray(expected)) < 1
+    assert photo.upright_size == (plain.size if orientation < 5 else plain.size[::-1])
+    assert (photo.size, photo.orientation) == (photo.upright_size, 1)
+
+
+XMP = b'<x tiff:Orientation="6"/>'
+WAYS_TO_WRITE_6: dict[str, tuple[bytes, dict[int, TiffEntry | None]]] = {
+    "short": (b"", {274: (3, 1, 6)}),
+    "long": (b"", {274: (4, 1, 6)}),
+    "rational": (struct.pack("<II", 6, 1), {274: (5, 1, 808)}),
+    "XMP": (XMP, {700: (1, len(XMP), 808)}),
+    "text, which Pillow leaves to us": (b"", {274: (2, 2, ord("6"))}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE_6)
+def test_a_tiff_is_turned_once_however_its_orientation_is_written(way: str) -> None:
+    behind, tags = WAYS_TO_WRITE_6[way]
+    levels = np.zeros((20, 40), np.uint8)
+    levels[:10, 20:] = 255  # in the upper right corner, which 6 turns to the lower right one
+    photo = read_photo(tiff(40, 20, levels.tobytes() + behind, tags))
+    assert (photo.size, photo.upright_size, photo.orientation) == ((40, 20), (20, 40), 6)
+    corners = photo.pixels[[10, 10, -10, -10], [10, -10, 10, -10], 0]
+    assert list(corners) == [0, 0, 0, 255]
+
+
+def test_exif_behind_the_pixels_of_a_png_counts() -> None:
+    png = sent(picture(), 6, "PNG")
+    start = png.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(png[start : start + 4], "big")
+    moved = png[:start] + png[end:-12] + png[start:end] + png[-12:]
+    check_turned(read_photo(moved), picture(), 6)
+
+
+@pytest.mark.parametrize("value", [0, 9, 200, 65_535])
+def test_an_orientation_that_does_not_exist_counts_as_none(value: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = value
+    for format_name in ("JPEG", "TIFF"):
+        check_turned(read_photo(encode(picture(), format_name, exif=exif)), picture(), 1)
 
 
 @given(st.binary(max_size=200))

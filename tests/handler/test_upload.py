@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import gc
+import io
 import weakref
+from typing import Any
 
 import pytest
+from PIL import ExifTags, Image
 
 from handler.photo import InvalidPhotoException
-from handler.upload import Upload
+from handler.upload import Upload, read_upload
+from tests.hostile import good_pictures
 
 
 class Batch:
@@ -52,3 +56,36 @@ def test_an_upload_with_an_error_keeps_nothing_that_the_error_passed(causes: int
         assert str(told.decoded) == "refused"
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", good_pictures())
+def test_a_photo_is_opened_and_decoded_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, decoders = [], []
+    open_image, get_decoder = Image.open, Image._getdecoder
+
+    def count_open(*args: Any, **options: Any) -> Image.Image:
+        opened.append(name)
+        return open_image(*args, **options)
+
+    def count_decoder(mode: str, decoder: str, *args: Any) -> Any:
+        decoders.append(decoder)
+        return get_decoder(mode, decoder, *args)
+
+    data = good_pictures()[name]
+    monkeypatch.setattr(Image, "open", count_open)
+    monkeypatch.setattr(Image, "_getdecoder", count_decoder)
+    assert read_upload(data).size is not None
+    in_a_child = name.startswith(("TIFF", "AVIF", "HEIC"))
+    assert opened == ([] if in_a_child else [name])  # in this process
+    assert len(decoders) == len(set(decoders))  # of a BMP with RLE two, one in the other
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_upload_has_its_size_as_sent_and_upright(format_name: str, orientation: int) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", (80, 40)).save(buffer, format_name, exif=exif)
+    upload = read_upload(buffer.getvalue())
+    assert upload.size == (80, 40)
+    assert upload.upright_size == ((40, 80) if orientation == 6 else (80, 40))

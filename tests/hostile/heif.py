@@ -31,7 +31,10 @@ def with_ispe(data: bytes, width: int, height: int) -> bytes:
 
 
 class Item(NamedTuple):
-    """An item of an AVIF or HEIC: `sources` are the items that it is put together from."""
+    """An item of an AVIF or HEIC.
+
+    `sources` are the items that it is put together from, or that it describes if it is EXIF data.
+    """
 
     kind: bytes
     content: bytes
@@ -55,7 +58,8 @@ def heif(items: dict[int, Item], shown: int, brand: bytes = b"heic") -> bytes:
         links += bytes(properties.index(p) + 1 for p in item.properties)
         if item.sources:
             count = len(item.sources)
-            references += box(b"dimg", struct.pack(f">HH{count}H", number, count, *item.sources))
+            kind = b"cdsc" if item.kind == b"Exif" else b"dimg"
+            references += box(kind, struct.pack(f">HH{count}H", number, count, *item.sources))
     count = struct.pack(">H", len(items))
     return box(b"ftyp", brand, bytes(4), b"mif1", brand) + full_box(
         b"meta",

@@ -49,6 +49,8 @@ LIES: tuple[tuple[str, int, TiffEntry | None, set[int]], ...] = (
     ("colours without a map", 262, (3, 1, 3), INVALID),
     ("10 MB of profile declared", 34_675, (7, 10**7, 8), PHOTO),
     ("orientation 255", 274, (3, 1, 255), PHOTO),
+    ("orientation -5", 274, (9, 1, HUGE - 4), PHOTO),
+    ("XMP that is a number", 700, (4, 1, 7), PHOTO),
     ("EXIF at 4 GB", 34_665, (4, 1, HUGE), PHOTO),
     ("EXIF that is the directory itself", 34_665, (4, 1, 408), PHOTO),
 )

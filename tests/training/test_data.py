@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import os
 import shutil
 import tracemalloc
@@ -14,12 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 from scipy.sparse.csgraph import connected_components
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
-from training.data import CHUNK, DOUBTFUL, in_order, prepare
+from training.data import CHUNK, DOUBTFUL, _read_photo, in_order, prepare
 from training.dataset import Split, read_index
 from training.errors import UsageError
 from training.params import Params, PrepareParams
@@ -55,6 +56,32 @@ def test_each_photo_is_indexed_with_what_its_file_holds(photos: Path, index: Pat
         assert row.bytes == (photos / row.path).stat().st_size
         assert (row.width, row.height) == (96, 96)
         assert row.label == Path(row.path).parts[0]
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_a_photo_on_its_side_is_indexed_with_its_size_as_sent(
+    format_name: str, tmp_path: Path
+) -> None:
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (80, 40), "red").save(buffer, format_name, exif=exif)
+    (tmp_path / "photo").write_bytes(buffer.getvalue())
+    _, width, height, orientation, _, pixels = _read_photo(tmp_path, 16, "photo")
+    assert (width, height, orientation) == (80, 40, 6)
+    assert pixels == decode_photo(buffer.getvalue()).tobytes()
+
+
+def test_a_photo_is_decoded_once_for_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (80, 40)).save(tmp_path / "photo.png")  # no EXIF data
+    decoders = []
+    original = Image._getdecoder
+    monkeypatch.setattr(
+        Image, "_getdecoder", lambda *args: decoders.append(args[1]) or original(*args)
+    )
+    assert not isinstance(_read_photo(tmp_path, 16, "photo.png"), str)
+    assert decoders.count("zip") == 1
 
 
 def test_a_split_holds_the_pixels_that_the_handler_sees(photos: Path, index: Path) -> None:
