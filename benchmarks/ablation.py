@@ -28,7 +28,7 @@ from training.augment import recompress
 from training.checkpoint import BEST
 from training.dataset import Split
 from training.files import load_torch, write_json
-from training.hardware import autocast
+from training.hardware import CPU, autocast
 from training.model import SimpleCNN, load_network, normalise
 from training.outputs import split_logits
 from training.params import TrainParams, load_params
@@ -118,7 +118,7 @@ def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> floa
         photos = split.pixel_batch(numbers).float()
         small = F.interpolate(photos, (64, 64), mode="bilinear", antialias=True)
         worn = F.interpolate(recompress(small, 1.0, (25, 25)), (224, 224), mode="bilinear")
-        with autocast():
+        with autocast(CPU):
             logits = network(normalise(worn, params.mean, params.std))
         labels = torch.tensor(split.labels[numbers.start : numbers.stop])
         right += int((logits.argmax(1) == labels).sum())

@@ -1,6 +1,7 @@
 """Photos a second in training, from a plain loop to ours, one step at a time.
 
 python -m benchmarks.training    # writes training.json beside it and the table in docs/training.md
+python -m benchmarks.training --device cuda    # a GPU's whole epochs, into the same files
 
 Each row adds one thing to the row above and runs in a process of its own; rounds go through all
 rows in turn, and the median counts. Photos and labels are random: only time is measured here.
@@ -13,24 +14,29 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from benchmarks.machine import processor
 from training import markdown
 from training.augment import augment
-from training.dataset import Split
-from training.epoch import train_one_step
+from training.dataset import BYTES, INDEX, PIXELS, PixelLoader, Split, write_csv
+from training.epoch import train_one_epoch, train_one_step
 from training.files import write_json
-from training.hardware import autocast, keep_freed_memory
+from training.hardware import CPU, autocast, choose_device, keep_freed_memory, machine
 from training.model import SimpleCNN
 from training.params import load_params
+from training.split import Photo
 from training.teacher import FEATURES, MAPS, Teacher
 from training.train import new_training
 
@@ -39,6 +45,8 @@ DOCUMENT = Path(__file__).parent.parent / "docs/training.md"
 MARK = "speed, written by `python -m benchmarks.training`"
 BATCH = 64
 STEPS = 8  # after two that warm up
+EPOCH = 8192  # photos of an epoch on a GPU
+RECIPE = load_params(Path(__file__).parent.parent / "params.yaml").train
 PLAIN = {"channels_last": False, "bf16": False, "pool_first": False, "keep": False, "side": 224}
 # Without AMX and bfloat16 units, as on older processors: oneDNN is told not to use them.
 NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
@@ -65,8 +73,13 @@ ROWS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="cpu", help="cuda, cuda:N or cpu (default: cpu)")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # measure one row and print the result
     options = parser.parse_args()
+    device = choose_device(options.device)
+    if device.type != "cpu":
+        report(machine(1, device), epochs_on(device, options.rounds))
+        return
     if options.row:
         print(json.dumps(measure(ROWS[options.row][0])))
         return
@@ -76,20 +89,24 @@ def main() -> None:
             speeds[name].append(run_row(name, environment))
             print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
         # After each round, so that an interrupted run keeps what it has.
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        results[processor()] = {name: round(median(row), 1) for name, row in speeds.items()}
-        write_json(RESULT, results)
-        markdown.write_between_marks(DOCUMENT, MARK, table(results))
-    print(table(results))
+        report(processor(), {name: round(median(row), 1) for name, row in speeds.items()})
+
+
+def report(where: str, speeds: dict[str, float]) -> None:
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    results[where] = speeds
+    write_json(RESULT, results)
+    markdown.write_between_marks(DOCUMENT, MARK, table(results))
+    print(table({where: speeds}))
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """The rows in Markdown, with the ratio to the first; a table for each machine."""
     tables = []
-    for machine, speeds in results.items():
-        plain = speeds["plain float32 loop"]
-        rows = [[name, str(speed), f"{speed / plain:.1f}"] for name, speed in speeds.items()]
-        tables.append(markdown.table([machine, "photos/s", "times"], rows))
+    for where, speeds in results.items():
+        first = next(iter(speeds.values()))
+        rows = [[name, str(speed), f"{speed / first:.1f}"] for name, speed in speeds.items()]
+        tables.append(markdown.table([where, "photos/s", "times"], rows))
     return "\n\n".join(tables)
 
 
@@ -136,7 +153,7 @@ def plain_step(setting: dict[str, object]) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(model.parameters())
 
     def step() -> None:
-        with autocast(enabled=bool(setting["bf16"])):
+        with autocast(CPU, enabled=bool(setting["bf16"])):
             maps = model.maps(photos)
             maps = F.interpolate(maps.float(), (14, 14)) if side != 224 else maps
             logits = model.fc3(model.dropout(model.embed(maps)))
@@ -158,24 +175,71 @@ class NoPhotos:
         return BATCH
 
 
-def recipe_step(side: int) -> Callable[[], None]:
-    """What `train` does with a batch, but for reading it from the disk."""
-    keep_freed_memory()
-    params = load_params(Path(__file__).parent.parent / "params.yaml").train
-    training = new_training(params, cast(Split, NoPhotos()))
+def epochs_on(device: torch.device, rounds: int) -> dict[str, float]:
+    """Photos a second of whole epochs on random photos, after one that warms up."""
+    speeds = {}
+    with tempfile.TemporaryDirectory() as name:
+        split = random_split(Path(name))
+        for side, batch, room in product((224, 160), (64, 256), (None, 0)):
+            small = {"epochs": rounds + 1, "small_epochs": (rounds + 1) * (side < 224)}
+            params = replace(RECIPE, batch_size=batch, small_side=side, **small)
+            training = new_training(params, split, device)
+            loader, teacher = PixelLoader(split, device, room), no_lesson(device)
+            for _ in range(rounds + 1):
+                training.history.append(train_one_epoch(training, loader, teacher))
+            measured = training.history[1:]
+            where = "kept on the card" if loader.kept is not None else "read ahead"
+            loading = median(row["loading_share"] for row in measured)
+            memory = measured[-1]["gpu_memory_gb"]
+            row = (
+                f"the whole recipe at {side} pixels, {batch} photos a step, photos {where} "
+                f"(loading {loading:.0%}, {memory:.1f} GB)"
+            )
+            speeds[row] = round(median(row["photos_per_second"] for row in measured), 1)
+    return speeds
+
+
+def random_split(folder: Path) -> Split:
+    """EPOCH photos of noise for training, and one of validation."""
+    numbers = range(EPOCH + 1)
+    photos = [
+        Photo(
+            f"{n}.jpg", "cat" if n % 2 else "dog", 1, 224, 224, f"{n:064x}", 1, f"{n:016x}",
+            "train" if n < EPOCH else "validation",
+        )
+        for n in numbers
+    ]  # fmt: skip
+    write_csv(folder / INDEX, Photo, photos)
+    random = np.random.default_rng(0)
+    with (folder / PIXELS).open("wb") as file:
+        for _ in numbers:
+            file.write(random.bytes(BYTES))
+    return Split(folder, "train")
+
+
+def no_lesson(device: torch.device) -> Teacher:
+    """A teacher that knows neither scale nor class, and takes as long as one that does."""
     zeros, ones = torch.zeros, torch.ones
-    teacher = Teacher(
+    return Teacher(
         {
             "maps_mean": zeros(MAPS, 1, 1), "maps_std": ones(MAPS, 1, 1),
             "features_mean": zeros(FEATURES), "features_std": ones(FEATURES),
             "weight": zeros(2, FEATURES), "bias": zeros(2),
-        }
+        },
+        device,
     )  # fmt: skip
+
+
+def recipe_step(side: int) -> Callable[[], None]:
+    """What `train` does with a batch, but for reading it from the disk."""
+    keep_freed_memory()
+    training = new_training(RECIPE, cast(Split, NoPhotos()))
+    teacher = no_lesson(CPU)
     photos = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     targets = torch.eye(2)[torch.randint(2, (BATCH,))]
 
     def step() -> None:
-        train_one_step(training, augment(photos, params, 1.0), targets, side, teacher)
+        train_one_step(training, augment(photos, RECIPE, 1.0), targets, side, teacher)
 
     return step
 

@@ -6,6 +6,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,16 @@ from training.dataset import INDEX, Split
 from training.errors import UsageError
 from training.files import load_torch
 from training.params import Params
-from training.teacher import DISPUTED, Teacher, load_lesson, teach
+from training.teacher import (
+    DISPUTED,
+    Teacher,
+    compiled_body,
+    drawn,
+    fit,
+    load_lesson,
+    teach,
+    torch_body,
+)
 from training.train import train
 
 pytestmark = pytest.mark.slow
@@ -35,6 +45,38 @@ def test_the_teacher_tells_the_made_photos_apart_and_its_scales_are_even(
         assert scaled.mean(1).abs().max() < 0.05
         spread = scaled.std(1)
         assert spread[spread > 0.01].sub(1).abs().max() < 0.1  # but for what is always 0
+
+
+def test_openvino_and_pytorch_see_the_same(index: Path, lesson: Path, device: torch.device) -> None:
+    """Within a tenth of what they see, and probabilities within 0.05; both in bfloat16 where there
+    is hardware for it, which alone makes up most of that."""
+    split = Split(index, "train")
+    photos = split.pixel_batch(range(16)).float()
+    look = torch_body(device)  # on the processor, too
+    by_pytorch = [tensor.cpu() for tensor in look(photos.to(device))]
+    for seen, other in zip(compiled_body()(photos), by_pytorch, strict=True):
+        assert (seen - other).norm() < 0.1 * seen.norm()
+    teacher = Teacher(load_lesson(lesson, split))
+    probabilities = teacher(photos).probabilities
+    teacher.body = lambda photos: by_pytorch
+    assert (teacher(photos).probabilities - probabilities).abs().max() < 0.05
+
+
+def test_a_head_learns_from_so_many_photos_of_every_class_and_doubts_all(params: Params) -> None:
+    random = np.random.default_rng(0)
+    labels = np.array([0] * 500 + [1] * 300 + [2] * 5)
+    features = random.normal(size=(len(labels), 1280)).astype(np.float32)
+    for number in range(3):
+        features[labels == number, number::3] += 0.5
+    some = drawn(np.arange(len(labels)), labels, 80)
+    assert len(set(some.tolist())) == 80
+    assert np.bincount(labels[some]).tolist() == pytest.approx([50, 30, 1], abs=1)
+    few = dataclasses.replace(params.teach, head_photos=80)
+    head, of_label = fit(features, labels, few)
+    assert head["weight"].shape == (3, 1280)
+    assert (of_label[:800] > 0.5).mean() > 0.9
+    labels[0] = 1
+    assert fit(features, labels, few)[1][0] < 0.5
 
 
 def test_a_wrong_label_is_disputed(index: Path, params: Params, tmp_path: Path) -> None:

@@ -1,0 +1,289 @@
+"""Time and memory of training's steps at ten thousand, a hundred thousand and a million photos.
+
+python -m benchmarks.scale    # adds to scale.json and writes the table in docs/training.md
+
+Photos are made: small files to read, hashes alone to split, a sparse file of pixels to load and
+evaluate. A network that averages stands in for ours, whose time grows with the photos in any case.
+Each measurement is a process of its own. Time is that of processors, its children's included, so
+that other work on the machine counts little; memory is what they allocate, without the file that is
+mapped, looked at twenty times a second. An interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.machine import processor
+from handler.catsdogs_handler import CatsDogsHandler
+from training import markdown
+from training.data import read_photos
+from training.dataset import BYTES, INDEX, PIXELS, PixelLoader, Split, write_csv
+from training.evaluate import calibrate
+from training.files import write_json
+from training.hardware import CPU
+from training.measure import measure
+from training.model import SimpleCNN
+from training.outputs import split_outputs
+from training.params import load_params
+from training.split import Photo, split_photos
+
+REPOSITORY = Path(__file__).parent.parent
+RESULT = Path(__file__).with_suffix(".json")
+DOCUMENT = REPOSITORY / "docs/training.md"
+MARK = "scale, written by `python -m benchmarks.scale`"
+SIZES = (10_000, 100_000, 1_000_000)
+PARAMS = load_params(REPOSITORY / "params.yaml")
+FILES = 400  # that are made; further ones are hard links to them
+EQUAL = 30_000  # frames of one video
+STEPS = 100
+
+
+@contextmanager
+def timed() -> Iterator[Callable[[], float]]:
+    """Seconds of processor time that the block has taken, of children that have ended, too."""
+
+    def now() -> float:
+        return sum(os.times()[:4])
+
+    started, ended = now(), []
+    yield lambda: ended[0] - started
+    ended.append(now())
+
+
+def reading(photos: int, folder: Path) -> float:
+    """What `prepare` does with files; pixels go nowhere, for want of 150 GB."""
+    random = np.random.default_rng(0)
+    made = []
+    for label in ("cat", "dog"):
+        (folder / label).mkdir()
+        for number in range(FILES // 2):
+            made.append(f"{label}/{number}.jpg")
+            noise = Image.fromarray(random.integers(0, 256, (8, 8, 3), np.uint8))
+            noise.resize((96, 96)).save(folder / made[-1])
+    for number in range(FILES, photos):
+        if number % 1000 == 0:
+            (folder / f"cat/{number}").mkdir()
+        path = f"cat/{number // 1000 * 1000}/{number}.jpg" if number >= 1000 else f"cat/a{number}"
+        os.link(folder / made[number % (FILES // 2)], folder / path)
+        made.append(path)
+    with timed() as seconds, open(os.devnull, "wb") as nowhere:
+        known, doubtful = read_photos(folder, made, PARAMS.prepare.minimum_side, nowhere)
+    assert (len(known), len(doubtful)) == (photos, 0)
+    return seconds()
+
+
+def rows(hashes: np.ndarray) -> list[Photo]:
+    """An index of made photos with these perceptual hashes."""
+    return [
+        Photo(
+            f"{'cat' if number % 2 else 'dog'}/{number:07}.jpg", "cat" if number % 2 else "dog",
+            20_000, 300 + number % 200, 250, f"{number:064x}", 1, f"{value:016x}", "",
+        )
+        for number, value in enumerate(hashes.tolist())
+    ]  # fmt: skip
+
+
+def random_hashes(photos: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2**64, photos, dtype=np.uint64)
+
+
+def equal_hashes(photos: int) -> np.ndarray:
+    hashes = random_hashes(photos)
+    hashes[: min(EQUAL, photos // 2)] = hashes[0]
+    return hashes
+
+
+def near_hashes(photos: int) -> np.ndarray:
+    hashes, random = random_hashes(photos), np.random.default_rng(1)
+    twins = photos // 100
+    bits = random.integers(0, 64, (3, twins)).astype(np.uint64)
+    hashes[-twins:] = hashes[:twins] ^ np.bitwise_or.reduce(np.uint64(1) << bits)
+    return hashes
+
+
+def splitting(hashes: np.ndarray) -> float:
+    made = rows(hashes)
+    with timed() as seconds:
+        split = split_photos(made, PARAMS.prepare, lambda line: None)
+    assert len(split) == len(made)
+    return seconds()
+
+
+def made_index(photos: int, folder: Path) -> Path:
+    """With pixels of 0 that take no room on the disk."""
+    random = np.random.default_rng(0)
+    splits = random.choice(["train", "validation", "test"], photos, p=[0.8, 0.1, 0.1]).tolist()
+    made = (
+        Photo(**{name: getattr(photo, name) for name in Photo.__slots__} | {"split": split})
+        for photo, split in zip(rows(random_hashes(photos)), splits, strict=True)
+    )
+    write_csv(folder / INDEX, Photo, made)
+    with (folder / PIXELS).open("wb") as file:
+        file.truncate(photos * BYTES)
+    return folder
+
+
+def opening(photos: int, folder: Path) -> float:
+    index = made_index(photos, folder)
+    with timed() as seconds:
+        Split(index, "train")
+    return seconds()
+
+
+def loading(photos: int, folder: Path) -> float:
+    """Of one step, the mean of 100."""
+    split = Split(made_index(photos, folder), "train")
+    size = PARAMS.train.batch_size
+    order = torch.randperm(len(split))[: STEPS * size].view(STEPS, size)
+    with timed() as seconds:
+        for _ in PixelLoader(split, CPU).batches(order):
+            pass
+    return seconds() / STEPS
+
+
+class Averages(nn.Module):
+    """All that evaluation asks of SimpleCNN, for next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def maps(self, photos: torch.Tensor) -> torch.Tensor:
+        means = photos[:, :, ::32, ::32].mean((1, 2, 3)).view(-1, 1, 1, 1)
+        return self.scale * means + torch.randn(len(photos), 256, 1, 1)
+
+    def head(self, maps: torch.Tensor) -> torch.Tensor:
+        return maps[:, :2, 0, 0]
+
+
+class Answers(CatsDogsHandler):
+    """The handler with answers that cost nothing."""
+
+    def __init__(self, card: dict[str, Any]) -> None:
+        self.card, self.classes, self.backend = card, ["cat", "dog"], "none"
+        self.threshold, self.limit = card["threshold"], card["strangeness"]["limit"]
+
+    def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        sure = np.full(len(pixels), 0.9, np.float32)
+        return np.stack([sure, 1 - sure], axis=1), sure
+
+
+def evaluating(photos: int, folder: Path) -> float:
+    """Outputs, calibration, reference and figures of validation and test, a tenth of all each."""
+    index = made_index(photos, folder)
+    network = cast(SimpleCNN, Averages())
+    with timed() as seconds:
+        validation, test = Split(index, "validation"), Split(index, "test")
+        outputs = [split_outputs(network, split, PARAMS.train) for split in (validation, test)]
+        card = calibrate(validation, outputs[0], PARAMS.evaluate)
+        measure(Answers(card), test, outputs[1])
+    return seconds()
+
+
+TASKS: dict[str, Callable[[int, Path], float]] = {
+    "read and hash files (`prepare`)": reading,
+    "split: random hashes": lambda photos, _: splitting(random_hashes(photos)),
+    "split: 30,000 equal ones among them": lambda photos, _: splitting(equal_hashes(photos)),
+    "split: 1 % near twins": lambda photos, _: splitting(near_hashes(photos)),
+    "open a split": opening,
+    "load the photos of one step": loading,
+    "evaluate, but for the network": evaluating,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, help="for the made files: 5 GB (default: temporary)")
+    parser.add_argument("--task", nargs=2, metavar=("NAME", "PHOTOS"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        if options.task:
+            task, photos = options.task
+            print(json.dumps(TASKS[task](int(photos), Path(name))))
+            return
+    result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if result.get("machine") != processor():
+        result = {"machine": processor(), "rows": {}}
+    for size in SIZES:
+        for task in TASKS:
+            row = result["rows"].setdefault(task, {})
+            if str(size) not in row:
+                row[str(size)] = measured(task, size, options.folder)
+                print(f"{task}, {size:,}: {row[str(size)]}", file=sys.stderr)
+                write_json(RESULT, result)
+    markdown.write_between_marks(DOCUMENT, MARK, table(result))
+
+
+def measured(task: str, photos: int, folder: Path | None) -> dict[str, float]:
+    """Seconds, and the most gigabytes that the process and its children hold at one time."""
+    where = ["--folder", str(folder)] if folder else []
+    command = [sys.executable, "-m", "benchmarks.scale", *where, "--task", task, str(photos)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        most = 0
+        while child.poll() is None:
+            most = max(most, allocated(child.pid))
+            time.sleep(0.05)
+        assert child.stdout
+        told = child.stdout.read()
+    if child.returncode:
+        raise SystemExit(f"{task} of {photos:,} photos failed")
+    return {"seconds": round(json.loads(told), 4), "gigabytes": round(most / 1e9, 2)}
+
+
+def allocated(pid: int) -> int:
+    """Bytes of anonymous memory of a process and its children."""
+    total = 0
+    try:
+        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+        for process in family:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            anonymous = [line.split()[1] for line in lines if line.startswith("RssAnon")]
+            total += 1024 * sum(map(int, anonymous))
+    except (psutil.NoSuchProcess, OSError):  # one of them has ended
+        pass
+    return total
+
+
+def exponent(row: dict[str, Any]) -> float:
+    """How time grows between the two largest sizes: 1 with the photos, 2 with their square."""
+    small, large = (row[str(size)]["seconds"] for size in SIZES[-2:])
+    return math.log10(large / small) / math.log10(SIZES[-1] / SIZES[-2])
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row for each task: seconds and gigabytes at each size, and the exponent of time."""
+    heads = [f"{size:,} photos" for size in SIZES]
+    lines = [
+        [
+            task,
+            *(f"{duration(row[str(n)]['seconds'])}, {row[str(n)]['gigabytes']} GB" for n in SIZES),
+            f"{exponent(row):.2f}",
+        ]
+        for task, row in result["rows"].items()
+    ]
+    return f"{markdown.table([result['machine'], *heads, 'exponent'], lines)}"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+if __name__ == "__main__":
+    main()
