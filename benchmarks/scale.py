@@ -198,13 +198,13 @@ def evaluating(photos: int, folder: Path) -> float:
 
 
 TASKS: dict[str, Callable[[int, Path], float]] = {
-    "read and hash files (`prepare`)": reading,
     "split: random hashes": lambda photos, _: splitting(random_hashes(photos)),
     "split: 30,000 equal ones among them": lambda photos, _: splitting(equal_hashes(photos)),
     "split: 1 % near twins": lambda photos, _: splitting(near_hashes(photos)),
     "open a split": opening,
     "load the photos of one step": loading,
     "evaluate, but for the network": evaluating,
+    "read and hash files (`prepare`)": reading,
 }
 
 

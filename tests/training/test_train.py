@@ -16,6 +16,7 @@ from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.dataset import INDEX, Split
 from training.epoch import update_average
 from training.errors import UsageError
+from training.evaluate import evaluate
 from training.files import load_torch
 from training.model import load_network
 from training.outputs import split_logits
@@ -32,6 +33,22 @@ def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
 def test_three_epochs_learn_the_made_photos(run: Path, index: Path, params: Params) -> None:
     assert accuracy(run, index, "train", params) > 0.95
     assert accuracy(run, index, "validation", params) > 0.85
+
+
+@pytest.mark.slow
+def test_a_taught_run_trains_and_is_evaluated_on_each_device(
+    index: Path, lesson: Path, taught_params: Params, device: torch.device, tmp_path: Path
+) -> None:
+    params = taught_params.train
+    go = {"lesson": lesson, "tracker": nullcontext(ignore), "device": device}
+    train(index, tmp_path, params, **go)
+    train(index, tmp_path, dataclasses.replace(params), resume=True, **go)  # nothing is left to do
+    (row,) = load_torch(tmp_path / CHECKPOINT)["history"]
+    assert row["loss"] > 0
+    assert (row["gpu_memory_gb"] > 0) == (device.type == "cuda")
+    assert 0 < row["loading_share"] < 1
+    figures = evaluate(index, tmp_path, taught_params, device)["figures"]
+    assert figures["served"]["same_label"] > 0.8
 
 
 def test_a_run_keeps_its_history(run: Path) -> None:
