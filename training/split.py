@@ -54,9 +54,10 @@ def split_photos(
     for label, ranked in by_class.items():
         ordered = [group_photos for _, group_photos in sorted(ranked, key=lambda item: item[0])]
         sizes = list(map(len, ordered))
+        largest = max(largest_groups(sum(sizes), params).values())
         for group_photos, split in zip(ordered, fill(sizes, params), strict=True):
             split_of |= {photo.path: split for photo in group_photos}
-            if len(group_photos) > max(largest_groups(sum(sizes), params).values()):
+            if len(group_photos) > largest:
                 example = min(photo.path for photo in group_photos)
                 say(
                     f"{len(group_photos):,} photos of {label} look like {example}: more than "
