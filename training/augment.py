@@ -18,6 +18,7 @@ from training.jpeg import compress, constant
 from training.params import TrainParams
 
 LIBJPEG = "cpu"  # the device whose photos it compresses, sooner there than our stand-in
+BLURRED = 7  # pixels of a side, of a photo as its own surroundings
 GROUP = 8  # photos that are blurred alike: one resize serves them all
 
 
@@ -38,12 +39,19 @@ def uniform(photos: torch.Tensor, low: float, high: float, *sizes: int) -> torch
 
 
 def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
-    """A random part of each photo, stretched, tilted and perhaps mirrored."""
+    """A random part of each photo, stretched, tilted and perhaps mirrored.
+
+    Or, for the share `params.zoom_out`, the whole of it, small in surroundings of its own colours.
+    """
     area = uniform(photos, 1 - strength * (1 - params.crop_scale), 1)
+    small = some_of(photos, strength * params.zoom_out)
+    area[small] = uniform(photos[small], params.smallest_zoom, 1) ** -2
     log_aspect = strength * math.log(params.aspect)
     aspect = uniform(photos, -log_aspect, log_aspect).exp()
-    width = (area * aspect).sqrt().clamp(max=1)
-    height = (area / aspect).sqrt().clamp(max=1)
+    width, height = (
+        torch.where(area > 1, side, side.clamp(max=1))
+        for side in ((area * aspect).sqrt(), (area / aspect).sqrt())
+    )
     left, top = (uniform(photos, -1, 1) * (1 - size) for size in (width, height))
     angle = torch.deg2rad(strength * uniform(photos, -params.tilt, params.tilt))
     mirror = torch.randint(2, (len(photos),), device=photos.device) * 2 - 1
@@ -51,7 +59,21 @@ def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.T
     rows = (width * cos * mirror, -width * sin, left, height * sin * mirror, height * cos, top)
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(photos.shape), align_corners=False)
-    return F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
+    framed = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
+    blurred = small[::2]  # around the others it is mirrored
+    around = F.adaptive_avg_pool2d(photos[blurred], BLURRED)
+    around = F.interpolate(around, photos.shape[2:], mode="bilinear")
+    inside = (grid[blurred].abs() <= 1).all(dim=3).unsqueeze(1)
+    framed[blurred] = torch.where(inside, framed[blurred], around)
+    return framed
+
+
+def some_of(photos: torch.Tensor, share: float) -> torch.Tensor:
+    """Numbers of about so many of `photos`, on their device; drawn without waiting for a GPU."""
+    if not share:
+        return torch.empty(0, dtype=torch.long, device=photos.device)
+    chosen = torch.nonzero(torch.rand(len(photos)) < share).flatten()
+    return chosen.to(photos.device, non_blocking=True)
 
 
 def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> torch.Tensor:
@@ -69,11 +91,11 @@ def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> tor
 
 def recompress(photos: torch.Tensor, share: float, qualities: tuple[int, int]) -> torch.Tensor:
     """Some of the photos through JPEG at a random quality of this range."""
-    chosen = torch.nonzero(torch.rand(len(photos)) < share).flatten()
+    chosen = some_of(photos, share)
     if photos.device.type != LIBJPEG:
         drawn = torch.randint(qualities[0], qualities[1] + 1, (len(chosen),))
-        numbers, quality = (row.to(photos.device, non_blocking=True) for row in (chosen, drawn))
-        photos[numbers] = compress(photos[numbers], quality)
+        quality = drawn.to(photos.device, non_blocking=True)
+        photos[chosen] = compress(photos[chosen], quality)
         return photos
     for number in chosen.tolist():
         quality_of_one = int(torch.randint(qualities[0], qualities[1] + 1, ()))

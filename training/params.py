@@ -57,6 +57,8 @@ class TrainParams:
     final_strength: float = field(metadata=within(0, 1))
     mixup: float = field(metadata=within(0, 1))
     crop_scale: float = field(metadata=within(0.01, 1))
+    zoom_out: float = field(metadata=within(0, 1))
+    smallest_zoom: float = field(metadata=within(0.1, 1))
     aspect: float = field(metadata=within(1, 4))
     tilt: float = field(metadata=within(0, 180))
     low_resolution: float = field(metadata=within(0, 1))

@@ -77,6 +77,24 @@ def test_a_small_frame_shows_a_part_of_the_photo_larger(params: Params) -> None:
     assert widths.max() > 0.9
 
 
+def test_a_photo_zoomed_out_is_whole_and_small_in_its_own_colours(params: Params) -> None:
+    photos = torch.zeros(64, 3, 224, 224)
+    photos[:, 0] = 255  # red, with a white edge
+    photos[:, :, :4] = photos[:, :, -4:] = photos[:, :, :, :4] = photos[:, :, :, -4:] = 255
+    only_zoom = dataclasses.replace(
+        params.train, zoom_out=1.0, smallest_zoom=0.4, aspect=1.0, tilt=0.0
+    )
+    framed = frame(photos, only_zoom, strength=1.0)
+    assert framed.isfinite().all()
+    assert (framed[:, 0] > 250).all()  # nothing but red and white, mixed at most
+    edges = (framed[::2, 1] > 128).float()  # blurred around the white frame
+    widths = edges.amax(1).sum(1)
+    assert 0.35 * 224 < widths.min() < 0.6 * 224
+    assert widths.max() > 0.85 * 224
+    still = dataclasses.replace(only_zoom, zoom_out=0.0, crop_scale=1.0)
+    assert torch.allclose(frame(photos, still, strength=1.0), photos, atol=0.1)
+
+
 def test_thumbnails_lose_detail_and_jpeg_changes_little() -> None:
     torch.manual_seed(0)
     static = torch.rand(16, 3, 224, 224) * 255
