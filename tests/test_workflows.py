@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -29,3 +30,10 @@ def test_the_checks_run_once_for_each_push_and_skip_no_test() -> None:
     release, ci = workflow("release.yml")["on"]["push"], workflow("ci.yml")
     assert ci["on"]["push"] == {"branches-ignore": release["branches"]}
     assert ci["env"]["CATSDOGS_REQUIRE"] == "all"
+
+
+def test_every_python_that_make_takes_is_tested_and_named_by_readme() -> None:
+    taken = re.findall(r"python(3\.\d+) ", (REPOSITORY / "Makefile").read_text())
+    tested = workflow("ci.yml")["jobs"]["check"]["strategy"]["matrix"]["python"]
+    assert sorted(taken) == tested
+    assert f"{', '.join(tested[:-1])} or {tested[-1]}" in (REPOSITORY / "README.md").read_text()

@@ -49,6 +49,7 @@ pytestmark = needs_helm
         {"podLabels": {"app.kubernetes.io/name": "x"}},
         {"podLabels": {"app.kubernetes.io/component": "x"}},
         {"serviceMonitor": {"labels": {"helm.sh/chart": "x"}}},
+        {"serviceMonitor": {"interval": "5m"}},
         {"podAnnotations": {"checksum/settings": "x"}},
         {"imagePullSecrets": [{"nam": "x"}]},
         {"fullnameOverride": "true"},

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
+import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
 from tests.conftest import CARD, CLASSES, REPOSITORY, needs
-from tests.monitoring.traffic import PER_STEP, STEP, Photo, firing
-from training.drift import drift_rules
+from tests.monitoring.traffic import PER_STEP, STEP, Photo, firing, rule_test
+from training.drift import WINDOWS, drift_rules
 
 MONITORING = REPOSITORY / "monitoring"
 ALERTS = yaml.safe_load((MONITORING / "alerts.yml").read_text())["groups"]
+LOOKBACK = 5 * 60  # s; Prometheus ignores older samples
 
 
 @needs("promtool")
@@ -79,6 +82,45 @@ def test_a_shift_raises_its_alert_within_ten_minutes(shifted: Photo, alert: str)
     assert min(found) > 15
     assert {name.split()[1] for name in set().union(*found.values())} <= {*shifted, *CLASSES}
     assert alert in found[25]
+
+
+def seconds_between_evaluations() -> dict[str, int]:
+    """Of each group of recording rules, by its name."""
+    files = [yaml.safe_load(file.read_text()) for file in MONITORING.glob("*_rules.yml")]
+    usual = yaml.safe_load((MONITORING / "prometheus.yml").read_text())["global"]
+    intervals = {
+        group["name"]: group.get("interval", usual["evaluation_interval"])
+        for file in files
+        for group in file["groups"]
+    }
+    units = {"s": 1, "m": 60, "h": 3600}
+    return {name: int(text[:-1]) * units[text[-1]] for name, text in intervals.items()}
+
+
+@needs("promtool")
+@pytest.mark.parametrize("window", WINDOWS)
+def test_an_alert_fires_although_its_rules_are_being_evaluated(window: str, tmp_path: Path) -> None:
+    test = rule_test([*photos(60, seed=4), *photos(90, seed=5, brightness=0.1)])
+    # promtool evaluates all groups at once, in this order. So the alerts see the last samples but
+    # one, of an interval and a second ago: the rules over a day take half a second.
+    rules = f"drift over {window}"
+    test["evaluation_interval"] = f"{seconds_between_evaluations()[rules] + 1}s"
+    test["group_eval_order"] = ["drift", rules]
+    labels = f'alertname="PhotosDrifted", quantity="brightness", window="{window}"'
+    alert = f'ALERTS{{{labels}, alertstate="firing", severity="ticket"}}'
+    test["tests"][0]["promql_expr_test"] = [
+        {"expr": alert, "eval_time": "60m", "exp_samples": []},
+        {"expr": alert, "eval_time": "150m", "exp_samples": [{"labels": alert, "value": 1}]},
+    ]
+    (tmp_path / "test.yml").write_text(json.dumps(test))
+    command = ["promtool", "test", "rules", tmp_path / "test.yml"]
+    tested = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
+def test_a_lost_evaluation_leaves_a_sample_that_is_young_enough() -> None:
+    for name, seconds in seconds_between_evaluations().items():
+        assert 2 * seconds < LOOKBACK, name
 
 
 @needs("promtool")

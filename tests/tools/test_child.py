@@ -7,6 +7,7 @@ from types import ModuleType
 
 import pytest
 
+from tests.e2e.servers import wait_until
 from tests.tools.test_sizes import tool
 
 LINE = "2026-11-26T07:43:29,760 WARN  org.pytorch.serve.ModelServer - "
@@ -58,13 +59,14 @@ def test_a_server_that_has_not_started_or_that_runs_has_no_word_about_another_en
     child: ModuleType,
 ) -> None:
     class Other(child.Child):
-        name, option, logs = "other", "other", ("own.log",)
+        name, option, logs = "other", "other", ("other.log",)  # no two servers share their first
 
     server = ended(child, "true")
     assert child.last_words([Other(None), server]) == ""
     running = Other(None)
-    running.run(["sh", "-c", "echo fine; sleep 60"], {})
+    running.run(["sh", "-c", "echo fine; exec sleep 60"], {})
     try:
+        wait_until(lambda: running.last_words() == ["fine"])
         assert child.last_words([running, ended(child, "echo bad >&2")]).endswith(":\nbad")
     finally:
         running.stop()

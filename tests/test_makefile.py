@@ -1,0 +1,90 @@
+"""With which Python make makes the environment."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+# What stands under a Python's name on PATH.
+ABLE = f'exec {sys.executable} "$@"'
+NO_ENSUREPIP = "echo \"ModuleNotFoundError: No module named 'ensurepip'\" >&2; exit 1"  # Debian
+NOT_ACTIVATED = 'echo "pyenv: python3.13: command not found" >&2; exit 127'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("Makefile", "requirements.txt", "constraints.txt"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    (tmp_path / "bin").mkdir()
+    return tmp_path
+
+
+def program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def dry_run(folder: Path, *variables: str) -> subprocess.CompletedProcess[str]:
+    """What `make` would do to install what serves, with the programs in bin/ alone."""
+    make = shutil.which("make")
+    assert make
+    return subprocess.run(
+        [make, "--dry-run", ".venv/.serving", *variables],
+        cwd=folder, env={"PATH": str(folder / "bin")}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "taken"),
+    [
+        ({"python3.11": ABLE}, "python3.11"),
+        ({"python3.11": ABLE, "python3.12": ABLE}, "python3.12"),
+        ({"python3.11": ABLE, "python3.12": ABLE, "python3.13": NOT_ACTIVATED}, "python3.12"),
+        ({"python3.11": ABLE, "python3.13": NO_ENSUREPIP}, "python3.11"),
+        ({"python3": ABLE, "python3.12": NO_ENSUREPIP}, "python3"),
+    ],
+)
+def test_the_newest_python_is_taken_that_can_make_an_environment(
+    found: dict[str, str], taken: str, folder: Path
+) -> None:
+    for name, script in found.items():
+        program(folder / "bin" / name, script)
+    done = dry_run(folder)
+    assert f"\n{taken} -m venv --clear .venv\n" in done.stdout
+    assert done.stderr == ""
+
+
+def test_where_there_is_none_one_line_says_what_to_install(folder: Path) -> None:
+    program(folder / "bin/python3.11", NO_ENSUREPIP)
+    done = dry_run(folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "No Python 3.11, 3.12 or 3.13 that can make a virtual environment." in line
+    assert all(f'"{how}' in line for how in ("uv python install", "pyenv install", "apt install"))
+
+
+def test_a_python_that_is_named_decides(folder: Path) -> None:
+    program(folder / "bin/python3.13", ABLE)
+    assert "\nmine -m venv --clear .venv\n" in dry_run(folder, "PYTHON=mine").stdout
+
+
+def test_an_environment_is_kept_whatever_python_made_it(folder: Path) -> None:
+    program(folder / ".venv/bin/python", ABLE)
+    done = dry_run(folder)  # without any other Python
+    assert done.returncode == 0
+    assert "-m venv" not in done.stdout
+
+
+def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
+    program(folder / "bin/python3.12", ABLE)
+    (folder / ".venv/bin").mkdir(parents=True)
+    (folder / ".venv/bin/python").symlink_to("/nonexistent/python3.11")
+    assert "\npython3.12 -m venv --clear .venv\n" in dry_run(folder).stdout
