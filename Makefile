@@ -12,8 +12,10 @@ DATA   ?= data/photos
 RUN    ?= runs/train
 PHOTO  ?= tests/pictures/cat.jpg
 # One file, whatever is in its name, or else words for the shell: several files, quotes, a pattern.
-NAME    = '$(subst ','\'',$(PHOTO))'
-PHOTOS  = $(if $(shell test -e $(NAME) && echo one),$(NAME),$(PHOTO))
+quoted  = '$(subst ','\'',$(1))'
+given   = $(if $(shell test -e $(call quoted,$(1)) && echo one),$(call quoted,$(1)),$(1))
+PHOTOS  = $(call given,$(PHOTO))
+FOLDERS = $(call given,$(DATA))
 
 PY       := .venv/bin/python
 SERVING  := .venv/.serving
@@ -55,9 +57,9 @@ serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is
 stop: ## stop them; what has been accepted is answered first
 	@$(PY) tools/serve --stop
 
-train: $(DEVELOP) ## photos to an evaluated run: make train DATA=folder [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
+train: $(DEVELOP) ## photos to an evaluated run: make train DATA="folder ..." [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
 	$(if $(BEGUN),$(if $(RESUME),,@echo "error: $(RUN) holds a run; name another (RUN=...), or go on with it (RESUME=1)" >&2; exit 2))
-	$(if $(BEGUN),,$(PY) -m training prepare --data "$(DATA)" $(if $(CLASSES),--classes $(CLASSES)))
+	$(if $(BEGUN),,$(PY) -m training prepare --data $(FOLDERS) $(if $(CLASSES),--classes $(CLASSES)))
 	$(if $(BEGUN),,$(PY) -m training teach)
 	$(if $(START),,$(PY) -m training train --run "$(RUN)"$(call resumed,$(RUN)))
 	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(or $(START),$(RUN))"$(call resumed,$(RUN)-finetuned)

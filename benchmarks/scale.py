@@ -37,6 +37,7 @@ from training.data import read_photos
 from training.dataset import BYTES, INDEX, PIXELS, PixelLoader, Split, write_csv
 from training.evaluate import calibrate
 from training.files import write_json
+from training.folders import PhotoFile
 from training.hardware import CPU
 from training.measure import measure
 from training.model import SimpleCNN
@@ -83,8 +84,9 @@ def reading(photos: int, folder: Path) -> float:
         path = f"cat/{number // 1000 * 1000}/{number}.jpg" if number >= 1000 else f"cat/a{number}"
         os.link(folder / made[number % (FILES // 2)], folder / path)
         made.append(path)
+    files = [PhotoFile(folder, path, path[:3], "made") for path in made]
     with timed() as seconds, open(os.devnull, "wb") as nowhere:
-        known, doubtful = read_photos(folder, made, PARAMS.prepare.minimum_side, nowhere)
+        known, doubtful = read_photos(files, PARAMS.prepare.minimum_side, nowhere)
     assert (len(known), len(doubtful)) == (photos, 0)
     return seconds()
 
@@ -94,7 +96,7 @@ def rows(hashes: np.ndarray) -> list[Photo]:
     return [
         Photo(
             f"{'cat' if number % 2 else 'dog'}/{number:07}.jpg", "cat" if number % 2 else "dog",
-            20_000, 300 + number % 200, 250, f"{number:064x}", 1, f"{value:016x}", "",
+            20_000, 300 + number % 200, 250, f"{number:064x}", 1, f"{value:016x}", "", "made",
         )
         for number, value in enumerate(hashes.tolist())
     ]  # fmt: skip

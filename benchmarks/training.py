@@ -205,7 +205,7 @@ def random_split(folder: Path) -> Split:
     photos = [
         Photo(
             f"{n}.jpg", "cat" if n % 2 else "dog", 1, 224, 224, f"{n:064x}", 1, f"{n:016x}",
-            "train" if n < EPOCH else "validation",
+            "train" if n < EPOCH else "validation", "noise",
         )
         for n in numbers
     ]  # fmt: skip

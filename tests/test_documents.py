@@ -131,7 +131,7 @@ def test_make_train_gives_commands_that_there_are() -> None:
     assert [words[0] for words in given] == names
     first, *_ = [parser().parse_args(words) for words in given]
     assert first.classes == ["fox", "wolf"]
-    assert first.data == Path("data/photos")
+    assert first.data == [Path("data/photos")]
 
 
 def test_make_train_starts_from_weights_that_are_named() -> None:

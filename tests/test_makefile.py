@@ -1,4 +1,4 @@
-"""With which Python make makes the environment."""
+"""With which Python make makes the environment, and what of its variables reaches commands."""
 
 from __future__ import annotations
 
@@ -31,12 +31,14 @@ def program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-def dry_run(folder: Path, *variables: str) -> subprocess.CompletedProcess[str]:
-    """What `make` would do to install what serves, with the programs in bin/ alone."""
+def dry_run(
+    folder: Path, *variables: str, target: str = ".venv/.serving"
+) -> subprocess.CompletedProcess[str]:
+    """What `make` would do, by default to install what serves, with the programs in bin/ alone."""
     make = shutil.which("make")
     assert make
     return subprocess.run(
-        [make, "--dry-run", ".venv/.serving", *variables],
+        [make, "--dry-run", target, *variables],
         cwd=folder, env={"PATH": str(folder / "bin")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
@@ -88,3 +90,26 @@ def test_an_environment_whose_python_is_gone_is_made_anew(folder: Path) -> None:
     (folder / ".venv/bin").mkdir(parents=True)
     (folder / ".venv/bin/python").symlink_to("/nonexistent/python3.11")
     assert "\npython3.12 -m venv --clear .venv\n" in dry_run(folder).stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "taken"),
+    [
+        ("photos", "photos"),
+        ("photos more", "photos more"),
+        ("my photos", "'my photos'"),
+        ("'my photos' more", "'my photos' more"),
+        ("it's mine", "'it'\\''s mine'"),
+    ],
+)
+def test_one_data_folder_or_several_are_prepared_whatever_their_names(
+    data: str, taken: str, folder: Path
+) -> None:
+    program(folder / "bin/python3.13", ABLE)
+    (folder / "requirements-dev.txt").touch()
+    for name in ("my photos", "it's mine"):
+        (folder / name).mkdir()
+    done = dry_run(folder, f"DATA={data}", target="train")
+    assert done.stderr == ""
+    (line,) = [line for line in done.stdout.splitlines() if " prepare " in line]
+    assert line.rstrip().endswith(f"-m training prepare --data {taken}")

@@ -50,11 +50,15 @@ def parser() -> argparse.ArgumentParser:
             name, type=Path, default=Path(default), help=f"{text} (default: {default})"
         )
 
-    prepare = add("prepare", run_prepare, "index, check, split and decode a folder of photos")
+    prepare = add("prepare", run_prepare, "index, check, split and decode folders of photos")
     prepare.add_argument(
         "--data",
+        nargs="+",
+        action="extend",
         type=Path,
-        help="folder with one folder of photos for each class (default: data.folder of --params)",
+        metavar="FOLDER",
+        help="folder with one folder of photos for each class, or several such; one called "
+        "`unlabelled` is no class (default: data.folder of --params)",
     )
     prepare.add_argument(
         "--classes",
@@ -114,7 +118,8 @@ def run_prepare(options: argparse.Namespace) -> None:
     from training.folders import list_files
 
     params = load_params(options.params)
-    data, classes = options.data or Path(params.data.folder), options.classes or params.data.classes
+    data = options.data or [Path(params.data.folder)]
+    classes = options.classes or params.data.classes
     list_files(data, classes)  # what is wrong there is told before imports that take seconds
 
     from training.data import prepare

@@ -1,6 +1,6 @@
 """From a folder of photos to an index with splits and decoded pixels.
 
-python -m training prepare --data FOLDER
+python -m training prepare --data FOLDER [FOLDER ...]
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import shutil
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import MapResult, Pool
@@ -22,15 +22,16 @@ from tqdm import tqdm
 
 from handler.integrity import sha256_of
 from handler.photo import PhotoException, read_photo
-from training.dataset import INDEX, PIXELS, write_csv
+from training.dataset import BYTES, INDEX, PIXELS, write_csv
 from training.errors import UsageError
-from training.folders import label_of, list_files
+from training.folders import UNLABELLED, PhotoFile, list_files
 from training.params import PrepareParams
 from training.split import FEWEST, SPLITS, Photo, fewest_photos, split_photos
 
 DOUBTFUL = "doubtful.csv"  # what was left out, and why
 CHUNK = 16  # files that a process is given at once
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -43,25 +44,35 @@ class Doubtful:
     reason: str
 
 
-def prepare(data: Path, index: Path, params: PrepareParams, classes: Collection[str] = ()) -> None:
-    """Index the photos of `data`/CLASS/ into the folder `index`, which is replaced as a whole.
+def prepare(
+    data: Sequence[Path], index: Path, params: PrepareParams, classes: Collection[str] = ()
+) -> None:
+    """Index the photos of the folders `data`, each with a folder of photos for each class.
 
-    With `classes`, of these folders alone. Writes photos.csv, doubtful.csv and photos.uint8. No
-    file stops it; raises UsageError when `data` lacks a class that is named, doesn't hold at least
-    two class folders, or one has too few readable photos to be in every split.
+    The folder `index` is replaced as a whole: photos.csv, doubtful.csv and photos.uint8. With
+    `classes`, of these folders alone. No file stops it; raises UsageError when `data` lacks a class
+    or a source that is named, doesn't hold at least two class folders, or one has too few readable
+    photos to be in every split.
     """
     _check_index(data, index)
     files = list_files(data, classes)
+    check_sources(files, params)
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
         with (staging / PIXELS).open("wb") as pixels:
-            photos, doubtful = read_photos(data, files, params.minimum_side, pixels)
-        if empty := {label_of(path) for path in files} - {photo.label for photo in photos}:
-            raise UsageError(f"{data / min(empty)}: holds no readable photo; add some")
+            photos, doubtful = read_photos(files, params.minimum_side, pixels)
+        if empty := {file.label for file in files} - {photo.label for photo in photos} - {""}:
+            raise UsageError(f"{_folders(data, min(empty))}: holds no readable photo; add some")
         photos = split_photos(photos, params)
         _check_splits(data, photos, params)
+        doubtful += [
+            Doubtful(photo.path, "", why_left_out(photo, params))
+            for photo in photos
+            if not photo.split
+        ]
+        photos = _keep_split(photos, staging / PIXELS)
         write_csv(staging / INDEX, Photo, photos)
         write_csv(staging / DOUBTFUL, Doubtful, doubtful)
         shutil.rmtree(index, ignore_errors=True)
@@ -71,55 +82,99 @@ def prepare(data: Path, index: Path, params: PrepareParams, classes: Collection[
     _report(index, photos, doubtful)
 
 
-def _check_index(data: Path, index: Path) -> None:
+def _check_index(data: Sequence[Path], index: Path) -> None:
     """Raise UsageError where replacing `index` would lose anything but an earlier index."""
-    if index.resolve().is_relative_to(data.resolve()):
+    if any(index.resolve().is_relative_to(folder.resolve()) for folder in data):
         raise UsageError(f"{index}: lies in the data folder; name one outside it")
     known = {INDEX, DOUBTFUL, PIXELS}
     if index.exists() and not (index.is_dir() and {p.name for p in index.iterdir()} <= known):
         raise UsageError(f"{index}: exists and is no index; name a new folder")
 
 
-def _check_splits(data: Path, photos: list[Photo], params: PrepareParams) -> None:
+def check_sources(files: list[PhotoFile], params: PrepareParams) -> None:
+    """Raise UsageError where a source that should validate has no file."""
+    known = {file.source for file in files}
+    if unknown := sorted(set(params.validation_sources) - known):
+        raise UsageError(
+            f"prepare.validation_sources: there is no photo of {unknown[0]!r}, but of "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+def _check_splits(data: Sequence[Path], photos: list[Photo], params: PrepareParams) -> None:
     """Raise UsageError for a class that no training could learn, or no evaluation measure."""
     counts = Counter((photo.label, photo.split) for photo in photos)
-    for label in sorted({photo.label for photo in photos}):
+    for label in sorted({photo.label for photo in photos} - {""}):
         for split, fewest in FEWEST.items():
             if counts[label, split] < fewest:
                 total = sum(counts[label, name] for name in SPLITS)
+                sources = any(photo.names_source for photo in photos)
                 raise UsageError(
-                    f"{data / label}: has {total} photos of use, {counts[label, split]} of them "
-                    f"for {split}; it takes {fewest_photos(params)} at least that don't look alike"
+                    f"{_folders(data, label)}: has {total} photos of use, {counts[label, split]} "
+                    f"of them for {split}; it takes {fewest_photos(params)} at least that don't "
+                    f"look alike{' and are not named SOURCE__NAME' if sources else ''}"
                 )
 
 
+def _folders(data: Sequence[Path], label: str) -> str:
+    """Those of a class, for an error."""
+    return ", ".join(str(folder / label) for folder in data if (folder / label).is_dir())
+
+
 def read_photos(
-    data: Path, files: list[str], minimum_side: int, pixels: BinaryIO
+    files: list[PhotoFile], minimum_side: int, pixels: BinaryIO
 ) -> tuple[list[Photo], list[Doubtful]]:
     """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
     photos: list[Photo] = []
     doubtful: list[Doubtful] = []
     with multiprocessing.Pool() as pool:
-        digests = list(in_order(pool, partial(_digest, data), files))
+        digests = list(in_order(pool, _digest, files))
         labels_of_digest = defaultdict(set)
-        for path, digest in zip(files, digests, strict=True):
-            labels_of_digest[digest].add(label_of(path))
-        results = in_order(pool, partial(_read_photo, data, minimum_side), files)
+        for file, digest in zip(files, digests, strict=True):
+            if file.label:
+                labels_of_digest[digest].add(file.label)
+        results = in_order(pool, partial(_read_photo, minimum_side), files)
         bar = tqdm(results, total=len(files), unit="photo")
-        for path, digest, result in zip(files, digests, bar, strict=True):
-            label = label_of(path)
+        for file, digest, result in zip(files, digests, bar, strict=True):
             if isinstance(result, str):
-                doubtful.append(Doubtful(path, label, result))
+                doubtful.append(Doubtful(file.path, file.label, result))
             elif len(labels_of_digest[digest]) > 1:
-                doubtful.append(Doubtful(path, label, "same bytes under several labels"))
+                reason = "same bytes under several labels"
+                doubtful.append(Doubtful(file.path, file.label, reason))
             else:
                 size, width, height, turned, hash64, decoded = result
-                photos.append(Photo(path, label, size, width, height, digest, turned, hash64, ""))
+                photos.append(
+                    Photo(
+                        file.path, file.label, size, width, height, digest, turned, hash64,
+                        "", file.source,
+                    )
+                )  # fmt: skip
                 pixels.write(decoded)
     return photos, doubtful
 
 
-def in_order(pool: Pool, function: Callable[[str], Result], files: list[str]) -> Iterator[Result]:
+def why_left_out(photo: Photo, params: PrepareParams) -> str:
+    """The reason for a photo without label and split."""
+    if photo.source in params.validation_sources:
+        return "without a label, and of a source that validates"
+    return "looks like a photo of another split"
+
+
+def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
+    """The photos that have a split; those of the others are taken out of the file `pixels`."""
+    kept = [row for row, photo in enumerate(photos) if photo.split]
+    with pixels.open("r+b") as file:
+        for place, row in enumerate(kept):
+            if place < row:
+                file.seek(row * BYTES)
+                photo = file.read(BYTES)
+                file.seek(place * BYTES)
+                file.write(photo)
+        file.truncate(len(kept) * BYTES)
+    return [photos[row] for row in kept]
+
+
+def in_order(pool: Pool, function: Callable[[Item], Result], files: list[Item]) -> Iterator[Result]:
     """`function` of each of `files`, as `pool.imap` gives it, but never far ahead of who reads it.
 
     Decoded photos would pile up in memory where the disk takes them more slowly than they come.
@@ -134,19 +189,17 @@ def in_order(pool: Pool, function: Callable[[str], Result], files: list[str]) ->
         yield from waiting.popleft().get()
 
 
-def _digest(data: Path, path: str) -> str:
+def _digest(file: PhotoFile) -> str:
     try:
-        return sha256_of(data / path)
+        return sha256_of(file.place)
     except (OSError, MemoryError):
         return ""  # `_read_photo` tells the reason
 
 
-def _read_photo(
-    data: Path, minimum_side: int, path: str
-) -> str | tuple[int, int, int, int, str, bytes]:
+def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int, int, str, bytes]:
     """Bytes, width, height, orientation, perceptual hash and pixels, or why it is left out."""
     try:
-        content = (data / path).read_bytes()
+        content = file.place.read_bytes()
         pixels, (width, height), turned = read_photo(content)
     except (OSError, MemoryError, PhotoException) as error:
         return f"unreadable: {error or type(error).__name__}"
@@ -159,7 +212,12 @@ def _read_photo(
 def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
     counts = Counter((photo.split, photo.label) for photo in photos)
     for split in SPLITS:
-        classes = sorted({photo.label for photo in photos})
-        print(f"{split:10}", *(f"{counts[split, label]:6} {label}" for label in classes))
+        labels = sorted({label for name, label in counts if label or name == split})
+        print(f"{split:10}", *(f"{counts[split, name]:6} {name or UNLABELLED}" for name in labels))
+    by_source = Counter((photo.source, photo.split) for photo in photos)
+    sources = sorted({source for source, _ in by_source})
+    for source in sources if len(sources) > 1 else ():
+        shares = (f"{by_source[source, split]:6} {split}" for split in SPLITS)
+        print(f"{'':10}", *shares, f"from {source}")
     print(f"{len(doubtful):10} left out, reasons in {index / DOUBTFUL}")
     print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")

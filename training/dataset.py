@@ -23,23 +23,29 @@ from training.split import Photo
 INDEX = "photos.csv"  # one row a photo
 PIXELS = "photos.uint8"  # the photos of photos.csv in its order, decoded
 FILE_NAMES = "surrogateescape"  # Linux allows names that are not UTF-8
+UNKNOWN = -1  # of the class numbers
 BYTES = SIDE * SIDE * 3  # of a decoded photo
 AHEAD = 2  # batches that are read while another is computed
 BLOCK = 1024  # photos that are read at once, where there is no batch
 
 
 class Split:
-    """The photos of one split, but for the `excluded` paths, with their class numbers."""
+    """The photos of one split, but for the `excluded` paths, with class numbers and sources.
+
+    The number of a photo without a label is UNKNOWN; only training has such photos.
+    """
 
     def __init__(self, index: Path, split: str, excluded: Collection[str] = ()) -> None:
         photos = read_index(index)
         self.photos_sha256 = photos_sha256(photos)
-        self.classes = sorted({photo.label for photo in photos})
+        self.classes = sorted({photo.label for photo in photos} - {""})
         rows = [row for row, photo in enumerate(photos) if photo.split == split]
-        self.rows = [row for row in rows if photos[row].path not in excluded]
+        self.rows = [row for row in rows if not listed(photos[row].path, excluded)]
         self.left_out = len(rows) - len(self.rows)
         self.photos = [photos[row] for row in self.rows]
-        self.labels = [self.classes.index(photo.label) for photo in self.photos]
+        number_of = {name: number for number, name in enumerate(self.classes)} | {"": UNKNOWN}
+        self.labels = [number_of[photo.label] for photo in self.photos]
+        self.sources = [photo.source for photo in self.photos]
         if not self.rows:
             raise UsageError(f"{index}: no photo in the {split} split; give more photos")
         shape = (len(photos), SIDE, SIDE, 3)
@@ -101,6 +107,11 @@ class PixelLoader:
         return photos.pin_memory() if self.device.type == "cuda" else photos
 
 
+def listed(path: str, excluded: Collection[str]) -> bool:
+    """Whether a list names the photo, by its path in one data folder or in several."""
+    return path in excluded or path.partition("/")[2] in excluded
+
+
 def photos_sha256(photos: Iterable[Photo]) -> str:
     """A digest of which photos there are, with their labels and splits."""
     lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in photos)
@@ -124,7 +135,9 @@ def read_index(index: Path) -> list[Photo]:
 
 def _photo(row: dict[str, Any]) -> Photo:
     numbers = {name: int(row[name]) for name in ("bytes", "width", "height", "orientation")}
-    words = {name: sys.intern(row[name]) for name in ("label", "split")}  # the same a million times
+    words = {
+        name: sys.intern(row[name]) for name in ("label", "split", "source")
+    }  # the same a million times
     return Photo(**row | numbers | words)
 
 

@@ -31,6 +31,7 @@ class PrepareParams:
     test_share: float = field(metadata=within(0.01, 0.4))
     minimum_side: int = field(metadata=within(1, 10_000))
     look_alike_distance: int = field(metadata=within(0, 32))
+    validation_sources: list[str]  # that go to validation as a whole
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ EQUAL_BLOCKS = 3  # that two hashes must share to be compared: keys of 21 bits a
 class Photo:
     """One row of photos.csv."""
 
-    path: str  # relative to the data folder
-    label: str
+    path: str  # relative to the data folder; where there were several, their names come first
+    label: str  # "" of a photo without one
     bytes: int
     width: int
     height: int
@@ -31,6 +31,12 @@ class Photo:
     orientation: int  # of EXIF, 1 to 8; 1 is upright
     perceptual_hash: str  # 64 bits in hexadecimal
     split: str
+    source: str
+
+    @property
+    def names_source(self) -> bool:
+        """Whether the file's own name does, and not its data folder's."""
+        return self.path.rpartition("/")[2].startswith(f"{self.source}__")
 
 
 def split_photos(
@@ -38,19 +44,33 @@ def split_photos(
 ) -> list[Photo]:
     """The same photos with their splits: per class, by seeded hash, look-alikes never parted.
 
-    The order of `photos` doesn't matter, and further photos move few of the old ones. `say` gets a
-    line for each group of look-alikes that is too large for validation and test.
+    Sources that files name are not parted either. A photo without a label is trained on; its split
+    is "" where it looks like one that is not, or its source validates. The order of `photos`
+    doesn't matter, and further photos move few of the old ones. `say` gets a line for each group of
+    look-alikes that is too large for validation and test.
     """
+    split_of = splits_of_labelled([photo for photo in photos if photo.label], params, say)
+    if len(split_of) < len(photos):
+        split_of |= splits_of_unlabelled(photos, split_of, params)
+    return [replace(photo, split=split_of[photo.path]) for photo in photos]
+
+
+def splits_of_labelled(
+    photos: list[Photo], params: PrepareParams, say: Callable[[str], None]
+) -> dict[str, str]:
     groups: dict[int, list[Photo]] = defaultdict(list)
     for photo, group in zip(photos, look_alikes(photos, params.look_alike_distance), strict=True):
         groups[group].append(photo)
+    split_of: dict[str, str] = {}
     by_class: dict[str, list[tuple[str, list[Photo]]]] = defaultdict(list)
     for group_photos in groups.values():
+        if split := split_by_source(group_photos, params):
+            split_of |= {photo.path: split for photo in group_photos}
+            continue
         first = min(group_photos, key=lambda photo: photo.sha256)
         rank = hashlib.sha256(f"{params.seed} {first.sha256}".encode()).hexdigest()
         by_class[first.label].append((rank, group_photos))
 
-    split_of: dict[str, str] = {}
     for label, ranked in by_class.items():
         ordered = [group_photos for _, group_photos in sorted(ranked, key=lambda item: item[0])]
         sizes = list(map(len, ordered))
@@ -63,7 +83,33 @@ def split_photos(
                     f"{len(group_photos):,} photos of {label} look like {example}: more than "
                     "validation or test should hold, so all of them are trained on"
                 )
-    return [replace(photo, split=split_of[photo.path]) for photo in photos]
+    return split_of
+
+
+def split_by_source(photos: list[Photo], params: PrepareParams) -> str | None:
+    """The split of look-alikes for their sources' sake; None where the shares decide."""
+    if any(photo.source in params.validation_sources for photo in photos):
+        return "validation"
+    return "train" if any(photo.names_source for photo in photos) else None
+
+
+def splits_of_unlabelled(
+    photos: list[Photo], split_of: dict[str, str], params: PrepareParams
+) -> dict[str, str]:
+    """Of `photos`, with the splits of those that have a label. No other split depends on them."""
+    groups = look_alikes(photos, params.look_alike_distance)
+    held_out = {
+        group
+        for photo, group in zip(photos, groups, strict=True)
+        if split_of.get(photo.path, "train") != "train"
+    }
+    return {
+        photo.path: ""
+        if group in held_out or photo.source in params.validation_sources
+        else "train"
+        for photo, group in zip(photos, groups, strict=True)
+        if not photo.label
+    }
 
 
 def fill(sizes: list[int], params: PrepareParams) -> list[str]:

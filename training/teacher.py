@@ -28,7 +28,7 @@ from torch import nn
 from tqdm import tqdm
 
 from handler.photo import SIDE
-from training.dataset import Split, write_csv
+from training.dataset import UNKNOWN, Split, write_csv
 from training.errors import UsageError
 from training.files import load_torch, write_atomically
 from training.hardware import CPU, autocast
@@ -150,7 +150,7 @@ def teach(index: Path, folder: Path, params: TeachParams, device: torch.device =
     """
     split = Split(index, "train")
     labels = np.array(split.labels)
-    if min(np.bincount(labels, minlength=len(split.classes))) < 2:
+    if min(np.bincount(labels[labels != UNKNOWN], minlength=len(split.classes))) < 2:
         raise UsageError(f"{index}: a class with one training photo; give more photos")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as name:
@@ -195,16 +195,18 @@ def fit(
     """The scale of features (N, 1280) and a logistic regression on them, as a lesson has both; and
     the probability (N,) that regressions on the other folds give the label of each photo.
 
-    Each regression learns from `params.head_photos` at most, drawn at random.
+    Each regression learns from `params.head_photos` at most, drawn at random. Photos whose label is
+    UNKNOWN are not among them, and nobody disputes it.
     """
-    of_label = np.empty(len(labels))
-    folds = StratifiedKFold(min(5, *np.bincount(labels)))
-    for known, unseen in folds.split(labels, labels):
-        pipeline = fitted(features, labels, known, params)
-        for part in np.array_split(unseen, -(-len(unseen) // PART)):
+    of_label = np.ones(len(labels))
+    rows = np.flatnonzero(labels != UNKNOWN)
+    folds = StratifiedKFold(min(5, *np.bincount(labels[rows])))
+    for known, unseen in folds.split(rows, labels[rows]):
+        pipeline = fitted(features, labels, rows[known], params)
+        for part in np.array_split(rows[unseen], -(-len(unseen) // PART)):
             probabilities = pipeline.predict_proba(features[part])
             of_label[part] = probabilities[np.arange(len(part)), labels[part]]
-    scaler, regression = fitted(features, labels, np.arange(len(labels)), params)
+    scaler, regression = fitted(features, labels, rows, params)
     weight, bias = regression.coef_, regression.intercept_
     if len(regression.classes_) == 2:  # scikit-learn keeps the second class's log-odds alone
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

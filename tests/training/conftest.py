@@ -34,7 +34,7 @@ def ignore(row: dict[str, float]) -> None:
 @pytest.fixture(scope="session")
 def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "index"
-    prepare(photos, folder, params.prepare)
+    prepare([photos], folder, params.prepare)
     return folder
 
 

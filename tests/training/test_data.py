@@ -23,18 +23,24 @@ from tests.made_photos import made_photo
 from training.data import CHUNK, DOUBTFUL, _read_photo, in_order, prepare
 from training.dataset import Split, read_index
 from training.errors import UsageError
+from training.folders import PhotoFile
 from training.params import Params, PrepareParams
 from training.split import FEWEST, Photo, fewest_photos, fill, look_alikes, split_photos
 
 SPLIT = PrepareParams(
-    seed=1, validation_share=0.1, test_share=0.1, minimum_side=16, look_alike_distance=2
+    seed=1,
+    validation_share=0.1,
+    test_share=0.1,
+    minimum_side=16,
+    look_alike_distance=2,
+    validation_sources=[],
 )
 
 
 @pytest.fixture(scope="module")
 def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "index"
-    prepare(photos, folder, params.prepare)
+    prepare([photos], folder, params.prepare)
     return folder
 
 
@@ -42,7 +48,7 @@ def made_index(hashes: list[int], labels: list[str] | None = None) -> list[Photo
     """Rows for photos with these perceptual hashes."""
     labels = labels or ["cat"] * len(hashes)
     return [
-        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", 1, f"{value:016x}", "")
+        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", 1, f"{value:016x}", "", "photos")
         for n, (label, value) in enumerate(zip(labels, hashes, strict=True))
     ]
 
@@ -66,7 +72,7 @@ def test_a_photo_on_its_side_is_indexed_with_its_size_as_sent(
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (80, 40), "red").save(buffer, format_name, exif=exif)
     (tmp_path / "photo").write_bytes(buffer.getvalue())
-    _, width, height, orientation, _, pixels = _read_photo(tmp_path, 16, "photo")
+    _, width, height, orientation, _, pixels = _read_photo(16, PhotoFile(tmp_path, "photo", "", ""))
     assert (width, height, orientation) == (80, 40, 6)
     assert pixels == decode_photo(buffer.getvalue()).tobytes()
 
@@ -80,7 +86,7 @@ def test_a_photo_is_decoded_once_for_the_index(
     monkeypatch.setattr(
         Image, "_getdecoder", lambda *args: decoders.append(args[1]) or original(*args)
     )
-    assert not isinstance(_read_photo(tmp_path, 16, "photo.png"), str)
+    assert not isinstance(_read_photo(16, PhotoFile(tmp_path, "photo.png", "", "")), str)
     assert decoders.count("zip") == 1
 
 
@@ -135,7 +141,9 @@ def test_further_photos_move_few_of_the_old_ones() -> None:
 def test_each_class_is_split_in_the_given_shares_as_near_as_whole_photos_come(
     cats: int, dogs: int, validation: float, test: float
 ) -> None:
-    params = PrepareParams(1, validation, test, minimum_side=16, look_alike_distance=0)
+    params = dataclasses.replace(
+        SPLIT, validation_share=validation, test_share=test, look_alike_distance=0
+    )
     rows = made_index(list(range(cats + dogs)), ["cat"] * cats + ["dog"] * dogs)
     counts = Counter((photo.label, photo.split) for photo in split_photos(rows, params))
     assert {split for _, split in counts} <= {"train", "validation", "test"}
@@ -247,7 +255,7 @@ def spoiled(photos: Path, tmp_path: Path) -> Path:
 def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
     spoiled: Path, params: Params, tmp_path: Path
 ) -> None:
-    prepare(spoiled, tmp_path / "index", params.prepare)
+    prepare([spoiled], tmp_path / "index", params.prepare)
     with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
         reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert reasons.keys() == {
@@ -268,30 +276,30 @@ def test_other_folders_give_other_classes(params: Params, tmp_path: Path) -> Non
         (tmp_path / "data" / label).mkdir(parents=True)
         for number in range(10):
             made_photo(label, number).save(tmp_path / "data" / label / f"{number}.png")
-    prepare(tmp_path / "data", tmp_path / "index", params.prepare)
+    prepare([tmp_path / "data"], tmp_path / "index", params.prepare)
     assert Split(tmp_path / "index", "train").classes == ["ant", "moth", "zebra"]
-    prepare(tmp_path / "data", tmp_path / "index", params.prepare, ["zebra", "ant"])
+    prepare([tmp_path / "data"], tmp_path / "index", params.prepare, ["zebra", "ant"])
     assert Split(tmp_path / "index", "train").classes == ["ant", "zebra"]
     with pytest.raises(UsageError, match="no folder 'fox' .* ant, moth, zebra"):
-        prepare(tmp_path / "data", tmp_path / "index", params.prepare, ["fox", "ant"])
+        prepare([tmp_path / "data"], tmp_path / "index", params.prepare, ["fox", "ant"])
 
 
 def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:
     index = tmp_path / "index"
     with pytest.raises(UsageError, match="no such folder"):
-        prepare(tmp_path / "none", index, params.prepare)
+        prepare([tmp_path / "none"], index, params.prepare)
     data = tmp_path / "data"
 
     def refuse(message: str, folder: Path = data, classes: tuple[str, ...] = ()) -> None:
         with pytest.raises(UsageError, match=message):
-            prepare(folder, index, params.prepare, classes)
+            prepare([folder], index, params.prepare, classes)
 
     (data / "kitten").mkdir(parents=True)
     refuse("data: there is no photo in kitten; give one that holds a folder of photos for each")
     made_photo("cat", 1).save(data / "kitten/1.png")
     refuse("data: there is only kitten; give")
     refuse("kitten: holds photos itself, as a class does; the folder above", data / "kitten")
-    refuse("tmp: there is no folder in it", make(tmp_path / "tmp"))
+    refuse("tmp: there is no class folder in it", make(tmp_path / "tmp"))
     (tmp_path / "tmp").rmdir()
     (data / "puppy").mkdir()
     refuse("data: there is no photo in puppy")
@@ -317,11 +325,11 @@ def test_a_class_with_too_few_photos_for_every_split_is_named(
     for number in range(4, 40):
         (data / "dog" / f"{number}.jpg").unlink()
     with pytest.raises(UsageError, match="dog: has 4 photos of use, 0 .* it takes 5 at least"):
-        prepare(data, tmp_path / "index", params.prepare)
+        prepare([data], tmp_path / "index", params.prepare)
     for number in range(4, 40):
         shutil.copy(data / "dog/0.jpg", data / "dog" / f"{number}.jpg")
     with pytest.raises(UsageError, match="dog: has 40 photos of use, . of them .* look alike"):
-        prepare(data, tmp_path / "index", params.prepare)
+        prepare([data], tmp_path / "index", params.prepare)
     assert not (tmp_path / "index").exists()
 
 
@@ -344,7 +352,7 @@ def test_prepare_replaces_nothing_but_an_earlier_index(
     file.write_text("text")
     for index in (tmp_path / "runs", file, photos, photos / "index"):
         with pytest.raises(UsageError, match="name (a new folder|one outside it)"):
-            prepare(photos, index, params.prepare)
+            prepare([photos], index, params.prepare)
     assert (tmp_path / "runs/precious").read_text() == "weights"
     assert file.read_text() == "text"
     assert sorted(path.name for path in photos.iterdir()) == ["cat", "dog"]
@@ -358,7 +366,7 @@ def test_a_file_name_that_is_not_utf8_is_indexed(
     odd = b"\xff.jpg".decode(errors="surrogateescape")
     made_photo("cat", 99).save(data / "cat/odd.jpg")
     (data / "cat/odd.jpg").rename(data / "cat" / odd)
-    prepare(data, tmp_path / "index", params.prepare)
+    prepare([data], tmp_path / "index", params.prepare)
     assert f"cat/{odd}" in {row.path for row in read_index(tmp_path / "index")}
 
 

@@ -1,0 +1,201 @@
+"""Several data folders, the sources that files name, and photos without a label."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import shutil
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from handler.photo import decode_photo
+from tests.made_photos import made_photo
+from training.data import DOUBTFUL, prepare
+from training.dataset import INDEX, UNKNOWN, Split, read_index
+from training.errors import UsageError
+from training.folders import list_files
+from training.params import Params, PrepareParams
+from training.split import Photo, split_photos
+
+
+def made_rows(count: int, source: str, label: str = "cat", first: int = 0) -> list[Photo]:
+    """Rows of photos that look like no others; those of a named source are called after it."""
+    name = "" if source == "photos" else f"{source}__"
+    hashes = np.random.default_rng(first).integers(0, 2**63, count)
+    return [
+        Photo(
+            f"{label}/{name}{first + n}.jpg", label, 1, 50, 50, f"{first + n:064x}", 1,
+            f"{int(value):016x}", "", source,
+        )
+        for n, value in enumerate(hashes)
+    ]  # fmt: skip
+
+
+def alike(photo: Photo, other: Photo) -> Photo:
+    return dataclasses.replace(photo, perceptual_hash=other.perceptual_hash)
+
+
+def splits(photos: list[Photo], params: PrepareParams) -> dict[str, str]:
+    return {photo.path: photo.split for photo in split_photos(photos, params, lambda line: None)}
+
+
+def save(folder: Path, label: str, names: dict[str, int]) -> None:
+    """Made photos: file names and their numbers."""
+    (folder / label).mkdir(parents=True, exist_ok=True)
+    for name, number in names.items():
+        made_photo(label, number).save(folder / label / name, quality=90)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Three sources, of each some cats and dogs, and ten photos without a label."""
+    folder = tmp_path / "foreign"
+    for label in ("cat", "dog"):
+        for start, source in ((100, "ads__"), (110, "voc__"), (120, "")):
+            save(folder, label, {f"{source}{n}.jpg": start + n for n in range(6)})
+    save(folder, "unlabelled", {f"{n}.jpg": 200 + n for n in range(10)})
+    return folder
+
+
+def validating(params: Params, *sources: str) -> PrepareParams:
+    return dataclasses.replace(params.prepare, validation_sources=list(sources))
+
+
+def test_named_sources_are_whole_and_the_shares_divide_the_others_as_before(
+    params: Params,
+) -> None:
+    own = made_rows(200, "photos")
+    named = made_rows(30, "ads", first=1000) + made_rows(30, "voc", first=2000)
+    before = splits(own, params.prepare)
+    after = splits(named + own, validating(params, "ads"))
+    assert {path: after[path] for path in before} == before
+    of_source = defaultdict(set)
+    for photo in named:
+        of_source[photo.source].add(after[photo.path])
+    assert of_source == {"ads": {"validation"}, "voc": {"train"}}
+
+
+def test_look_alikes_of_a_named_source_go_with_it_and_a_validating_one_comes_first(
+    params: Params,
+) -> None:
+    own = made_rows(100, "photos")
+    ads, voc = made_rows(2, "ads", first=1000), made_rows(2, "voc", first=2000)
+    photos = own + [alike(ads[0], own[0]), ads[1], alike(voc[0], own[1]), alike(voc[1], ads[1])]
+    split_of = splits(photos, validating(params, "ads"))
+    assert split_of[own[0].path] == "validation"
+    assert split_of[own[1].path] == "train"
+    assert split_of[voc[1].path] == split_of[ads[1].path] == "validation"
+
+
+def test_photos_without_a_label_are_trained_on_unless_they_look_like_held_out_ones(
+    params: Params,
+) -> None:
+    own, ads = made_rows(100, "photos"), made_rows(5, "ads", first=1000)
+    before = splits(own, params.prepare)
+    chosen = {split: next(p for p in own if before[p.path] == split) for split in before.values()}
+    extra = made_rows(4, "photos", "", first=3000)
+    extra[:3] = [alike(e, chosen[s]) for e, s in zip(extra, sorted(chosen), strict=False)]
+    extra += [dataclasses.replace(made_rows(1, "ads", "", first=4000)[0], source="ads")]
+    after = splits(own + ads + extra, validating(params, "ads"))
+    assert sorted(chosen) == ["test", "train", "validation"]
+    assert [after[photo.path] for photo in extra] == ["", "train", "", "train", ""]
+    assert {path: after[path] for path in before} == before
+
+
+def test_several_folders_are_one_index_with_a_column_for_the_source(
+    photos: Path, foreign: Path, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(photos / "cat/0.jpg", foreign / "unlabelled/copy.jpg")
+    prepare([photos, foreign], tmp_path / "index", validating(params, "ads"))
+    rows = read_index(tmp_path / "index")
+    own = photos.name
+    counts = Counter((row.source, row.label) for row in rows)
+    assert counts[own, "cat"] == counts[own, "dog"] == 40
+    assert counts["ads", "cat"] == counts["voc", "dog"] == counts["foreign", "cat"] == 6
+    assert {row.split for row in rows if row.source == "ads"} == {"validation"}
+    assert {row.split for row in rows if row.source == "voc"} == {"train"}
+    assert "foreign/cat/ads__3.jpg" in {row.path for row in rows}
+
+    for name in ("train", "validation", "test"):
+        split = Split(tmp_path / "index", name)
+        assert split.classes == ["cat", "dog"]
+        assert split.sources == [photo.source for photo in split.photos]
+        assert (UNKNOWN in split.labels) == (name == "train")
+        for number, photo in enumerate(split.photos):  # though rows were taken out
+            place = (foreign if photo.path.startswith("foreign/") else photos).parent / photo.path
+            pixels = split.pixel_batch([number])[0].permute(1, 2, 0).numpy()
+            assert np.array_equal(pixels, decode_photo(place.read_bytes())), photo
+    report = capsys.readouterr().out.splitlines()
+    assert "0 train     12 validation      0 test from ads" in {line.strip() for line in report}
+
+
+def test_what_is_left_out_without_a_label_is_listed(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(photos, data)
+    prepare([data], tmp_path / "before", params.prepare)
+    held_out = Split(tmp_path / "before", "test").photos[0]
+    (data / "unlabelled").mkdir()
+    shutil.copy(data / held_out.path, data / "unlabelled/copy.jpg")
+    save(data, "unlabelled", {"other.jpg": 300})
+    prepare([data], tmp_path / "index", params.prepare)
+    with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
+        assert list(csv.reader(file))[1:] == [
+            ["unlabelled/copy.jpg", "", "looks like a photo of another split"]
+        ]
+    assert {row.path: row.split for row in read_index(tmp_path / "index")} == {
+        "unlabelled/other.jpg": "train"
+    } | {row.path: row.split for row in read_index(tmp_path / "before")}
+
+
+def test_a_reviewed_list_holds_for_one_folder_and_for_several(
+    photos: Path, foreign: Path, params: Params, tmp_path: Path
+) -> None:
+    prepare([photos], tmp_path / "one", params.prepare)
+    prepare([photos, foreign], tmp_path / "several", params.prepare)
+    listed = {photo.path for photo in Split(tmp_path / "one", "train").photos[:3]}
+    for name in ("one", "several"):
+        assert Split(tmp_path / name, "train", listed).left_out >= 1
+    assert Split(tmp_path / "one", "train", listed).left_out == 3
+
+
+def test_folders_and_sources_that_do_not_fit_are_named(
+    photos: Path, foreign: Path, params: Params, tmp_path: Path
+) -> None:
+    index = tmp_path / "index"
+    with pytest.raises(UsageError, match="no photo of 'olx', but of ads, foreign, .*voc"):
+        prepare([photos, foreign], index, validating(params, "olx"))
+    with pytest.raises(UsageError, match="two folders are called foreign; rename"):
+        list_files([foreign, tmp_path / "other/foreign"])
+    save(tmp_path / "more", "cats", {"0.jpg": 1})
+    with pytest.raises(
+        UsageError, match="foreign has cat, dog; .*more has cats; name .* --classes"
+    ):
+        list_files([foreign, tmp_path / "more"])
+    with pytest.raises(UsageError, match="no folder 'unlabelled' for that class"):
+        list_files([foreign], ["cat", "dog", "unlabelled"])
+    save(tmp_path / "only", "unlabelled", {"0.jpg": 1})
+    with pytest.raises(UsageError, match="only: there is no class folder in it"):
+        list_files([tmp_path / "only"])
+    assert len(list_files([foreign, tmp_path / "only"])) == 47
+    for label in ("cat", "dog"):
+        save(tmp_path / "named", label, {f"IMG__{n}.jpg": n for n in range(20)})
+    with pytest.raises(UsageError, match="20 photos of use, 0 .*alike and are not named SOURCE__"):
+        prepare([tmp_path / "named"], index, params.prepare)
+
+
+def test_an_index_without_sources_is_made_anew(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    prepare([photos], tmp_path / "index", params.prepare)
+    path, text = tmp_path / "index" / INDEX, io.StringIO()
+    rows = [row[:-1] for row in csv.reader(path.read_text().splitlines())]
+    csv.writer(text).writerows(rows)
+    path.write_text(text.getvalue())
+    with pytest.raises(UsageError, match="'source'.*run `prepare` again"):
+        read_index(tmp_path / "index")
