@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from training.checkpoint import BEST, CARD
+from training import teacher
+from training.checkpoint import BEST, CARD, RUN_FILE
+from training.data import prepare
 from training.dataset import Split
 from training.errors import UsageError
 from training.evaluate import METRICS, doubt, evaluate, format_figures
@@ -42,6 +46,40 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
     assert chief["test"]["accuracy"] == measured["test"]["accuracy"]
     for plot in ("confusion.png", "reliability.png"):
         assert (copy / plot).read_bytes().startswith(b"\x89PNG")
+
+
+class FewAtOnce:
+    """Decoded photos of which nobody may take more than so many at one time."""
+
+    def __init__(self, pixels: np.ndarray, most: int) -> None:
+        self.pixels, self.most = pixels, most
+
+    def __getitem__(self, rows: int | list[int]) -> np.ndarray:
+        assert np.size(rows) <= self.most
+        return self.pixels[rows]
+
+
+@pytest.mark.slow
+def test_evaluate_and_teach_hold_few_photos_at_a_time(
+    photos: Path, run: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, copy, most = tmp_path / "index", tmp_path / "run", params.train.batch_size
+    prepare([photos], index, dataclasses.replace(params.prepare, test_share=0.3))
+    shutil.copytree(run, copy)
+    about = json.loads((copy / RUN_FILE).read_text())
+    about["photos_sha256"] = Split(index, "test").photos_sha256
+    (copy / RUN_FILE).write_text(json.dumps(about))
+    opened = Split.__init__
+
+    def guarded(split: Split, *arguments: Any) -> None:
+        opened(split, *arguments)
+        split.pixels = FewAtOnce(split.pixels, most)
+
+    monkeypatch.setattr(Split, "__init__", guarded)
+    monkeypatch.setattr(Split.batches, "__defaults__", (most,))
+    assert evaluate(index, copy, params)["figures"]["test"]["photos"] == 24 > most
+    monkeypatch.setattr(teacher, "BATCH", most)
+    teacher.teach(index, tmp_path / "lesson", params.teach)
 
 
 def test_evaluation_needs_a_run_that_was_trained_on_the_index(
