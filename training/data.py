@@ -24,7 +24,7 @@ from handler.integrity import sha256_of
 from handler.photo import PhotoException, read_photo
 from training.dataset import BYTES, INDEX, PIXELS, write_csv
 from training.errors import UsageError
-from training.folders import UNLABELLED, PhotoFile, list_files
+from training.folders import UNLABELLED, Found, PhotoFile, find_files
 from training.params import PrepareParams
 from training.split import FEWEST, SPLITS, Photo, fewest_photos, split_photos
 
@@ -55,7 +55,8 @@ def prepare(
     photos to be in every split.
     """
     _check_index(data, index)
-    files = list_files(data, classes)
+    found = find_files(data, classes)
+    files = found.files
     check_sources(files, params)
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -67,6 +68,7 @@ def prepare(
             raise UsageError(f"{_folders(data, min(empty))}: holds no readable photo; add some")
         photos = split_photos(photos, params)
         _check_splits(data, photos, params)
+        doubtful += [Doubtful(*row) for row in found.unreadable]
         doubtful += [
             Doubtful(photo.path, "", why_left_out(photo, params))
             for photo in photos
@@ -79,7 +81,7 @@ def prepare(
         staging.rename(index)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(index, photos, doubtful)
+    _report(index, photos, doubtful, found)
 
 
 def _check_index(data: Sequence[Path], index: Path) -> None:
@@ -209,7 +211,7 @@ def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int
     return len(content), width, height, turned, hash64, pixels.tobytes()
 
 
-def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
+def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful], found: Found) -> None:
     counts = Counter((photo.split, photo.label) for photo in photos)
     for split in SPLITS:
         labels = sorted({label for name, label in counts if label or name == split})
@@ -220,4 +222,6 @@ def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
         shares = (f"{by_source[source, split]:6} {split}" for split in SPLITS)
         print(f"{'':10}", *shares, f"from {source}")
     print(f"{len(doubtful):10} left out, reasons in {index / DOUBTFUL}")
+    for line in found.left_out():
+        print(line)
     print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")
