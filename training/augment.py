@@ -33,9 +33,9 @@ def augment(photos: torch.Tensor, params: TrainParams, strength: float) -> torch
     return recolour(changed, params, strength)
 
 
-def uniform(photos: torch.Tensor, low: float, high: float, *sizes: int) -> torch.Tensor:
-    """A random number for each of `photos`, or so many as `sizes` say, on the same device."""
-    return torch.empty(len(photos), *sizes, device=photos.device).uniform_(low, high)
+def uniform(rows: torch.Tensor, low: float, high: float, *sizes: int) -> torch.Tensor:
+    """A random number for each of `rows`, or so many as `sizes` say, on the same device."""
+    return torch.empty(len(rows), *sizes, device=rows.device).uniform_(low, high)
 
 
 def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
@@ -45,7 +45,7 @@ def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.T
     """
     area = uniform(photos, 1 - strength * (1 - params.crop_scale), 1)
     small = some_of(photos, strength * params.zoom_out)
-    area[small] = uniform(photos[small], params.smallest_zoom, 1) ** -2
+    area[small] = uniform(small, params.smallest_zoom, 1) ** -2
     log_aspect = strength * math.log(params.aspect)
     aspect = uniform(photos, -log_aspect, log_aspect).exp()
     width, height = (

@@ -88,7 +88,7 @@ def load_checkpoint(run: Path, training: Training) -> None:
     if not path.exists():
         raise UsageError(f"{path}: missing; start the run without --resume")
     checkpoint = load_torch(path)
-    if checkpoint["params"] != asdict(training.params):
+    if _params(path, checkpoint) != training.params:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
@@ -111,15 +111,19 @@ def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:
         if not (run / name).is_file():
             raise UsageError(f"{run / name}: missing; train first: python -m training train")
     about = read_json(run / RUN_FILE, {"params", "classes", "photos_sha256", "best"})
+    return about, _params(run / RUN_FILE, about), load_torch(run / BEST)
+
+
+def _params(path: Path, content: dict[str, Any]) -> TrainParams:
     try:
-        params = TrainParams(**about["params"])
+        return TrainParams(**content["params"])
     except TypeError as error:
-        raise UsageError(f"{run / RUN_FILE}: of another version: {one_line(error)}") from error
-    return about, params, load_torch(run / BEST)
+        raise UsageError(f"{path}: of another version: {one_line(error)}") from error
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:
+    columns = dict.fromkeys(name for row in history for name in row)  # earlier rows had fewer
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, history[0])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(history)

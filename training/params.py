@@ -41,8 +41,10 @@ class TeachParams:
     head_photos: int = field(metadata=within(10, 1_000_000))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainParams:
+    """A number with a default is younger than some runs, which go on and are read with it."""
+
     seed: int = field(metadata=within(0, 1_000_000_000))
     excluded: str
     epochs: int = field(metadata=within(1, 10_000))
@@ -58,8 +60,8 @@ class TrainParams:
     final_strength: float = field(metadata=within(0, 1))
     mixup: float = field(metadata=within(0, 1))
     crop_scale: float = field(metadata=within(0.01, 1))
-    zoom_out: float = field(metadata=within(0, 1))
-    smallest_zoom: float = field(metadata=within(0.1, 1))
+    zoom_out: float = field(default=0.0, metadata=within(0, 1))
+    smallest_zoom: float = field(default=1.0, metadata=within(0.1, 1))
     aspect: float = field(metadata=within(1, 4))
     tilt: float = field(metadata=within(0, 180))
     low_resolution: float = field(metadata=within(0, 1))

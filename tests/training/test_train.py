@@ -80,6 +80,28 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
     assert [row["loss"] for row in resumed["history"]] == [row["loss"] for row in whole["history"]]
 
 
+@pytest.mark.slow
+def test_a_run_of_an_earlier_version_goes_on(
+    run: Path, index: Path, params: Params, tmp_path: Path
+) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(run, part)
+    earlier = load_torch(run / CHECKPOINT)
+    longer = dataclasses.replace(params.train, epochs=4)
+    earlier["params"]["epochs"] = 4
+    earlier["schedule"]["total_steps"] = 4 * earlier["schedule"]["last_epoch"] // 3
+    for name in ("zoom_out", "smallest_zoom"):
+        del earlier["params"][name]
+    for row in earlier["history"]:
+        del row["gpu_memory_gb"]
+    torch.save(earlier, part / CHECKPOINT)
+    as_before = dataclasses.replace(longer, zoom_out=0.0, smallest_zoom=1.0)
+    train(index, part, as_before, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+    assert len(load_torch(part / CHECKPOINT)["history"]) == 4
+    with (part / HISTORY).open(newline="") as file:
+        assert [row["gpu_memory_gb"] for row in csv.DictReader(file)] == ["", "", "", "0.0"]
+
+
 def test_the_checkpoint_is_written_last(
     index: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
