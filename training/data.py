@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from handler.integrity import sha256_of
 from handler.photo import PhotoException, read_photo
+from tools.walk import is_hidden
 from training.dataset import BYTES, INDEX, PIXELS, write_csv
 from training.errors import UsageError
 from training.folders import UNLABELLED, Found, PhotoFile, find_files
@@ -89,7 +90,9 @@ def _check_index(data: Sequence[Path], index: Path) -> None:
     if any(index.resolve().is_relative_to(folder.resolve()) for folder in data):
         raise UsageError(f"{index}: lies in the data folder; name one outside it")
     known = {INDEX, DOUBTFUL, PIXELS}
-    if index.exists() and not (index.is_dir() and {p.name for p in index.iterdir()} <= known):
+    if index.exists() and not (
+        index.is_dir() and {p.name for p in index.iterdir() if not is_hidden(p.name)} <= known
+    ):
         raise UsageError(f"{index}: exists and is no index; name a new folder")
 
 
