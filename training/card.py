@@ -11,6 +11,7 @@ from training.markdown import percent, table, wrapped
 from training.model import count_parameters
 from training.procedure import procedure, reproduce
 
+FOREIGN = "foreign_validation"  # figures of photos of sources that validate as a whole
 FIGURES = "figures, written by `python -m training release`"  # the README's marks
 
 
@@ -50,7 +51,19 @@ saw: **{interval(test)}** accuracy, with the 95 % interval.
 
 It calls itself certain about {percent(test["certain_share"])} of them, and is then right in
 {percent(test["certain_accuracy"])}; the mean distance of confidence from accuracy (ECE) is
-{percent(test["calibration_error"])}.""")
+{percent(test["calibration_error"])}.{strangers(card)}""")
+
+
+def strangers(card: dict[str, Any]) -> str:
+    """The lower number, where it is known."""
+    if FOREIGN not in card["figures"]:
+        return ""
+    split = card["figures"][FOREIGN]
+    return f"""
+
+On {split["photos"]:,} photos of other people and cameras (validation; no photo of these sources was
+trained on): **{interval(split)}**, certain about {percent(split["certain_share"])}, of which
+{percent(split["certain_accuracy"])} are right."""
 
 
 def head(card: dict[str, Any]) -> str:
@@ -84,7 +97,8 @@ def data(card: dict[str, Any]) -> str:
 
 def measured(card: dict[str, Any]) -> str:
     figures = card["figures"]
-    splits = [figures["validation"], figures["test"]]
+    names = {"validation": "validation", "test": "test", FOREIGN: "foreign validation"}
+    splits = {text: figures[name] for name, text in names.items() if name in figures}
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("photos", lambda split: f"{split['photos']:,}"),
         ("accuracy (95 % interval, Wilson)", interval),
@@ -98,9 +112,9 @@ def measured(card: dict[str, Any]) -> str:
     before, params = figures["uncalibrated"], card["params"]["evaluate"]
     return f"""## Figures
 
-{table(["", "validation", "test"], [[text, *map(show, splits)] for text, show in lines])}
+{table(["", *splits], [[text, *map(show, splits.values())] for text, show in lines])}
 
-{class_table("test", figures["test"])}
+{class_table("test", figures["test"])}{foreign(figures)}
 
 Confidence is divided by the temperature {card["temperature"]:.3f} in the logits, fitted on
 validation. Before that, on test: cross-entropy {before["cross_entropy"]:.4f}, Brier score
@@ -111,6 +125,23 @@ not too strange: strangeness is the mean squared distance, in standard deviation
 of the 256 last maps from those of the validation photos (Mahalanobis' distance without covariances;
 Lee and others 2018), and at most {card["strangeness"]["limit"]:.2f}, as
 {100 * params["familiar_share"]:g} % of the validation photos have it."""
+
+
+def foreign(figures: dict[str, Any]) -> str:
+    """A paragraph and two tables about photos of other sources, where some validated."""
+    if FOREIGN not in figures:
+        return ""
+    split = figures[FOREIGN]
+    rows = [[name, f"{row['photos']:,}", interval(row)] for name, row in split["sources"].items()]
+    return f"""
+
+{class_table("foreign validation", split)}
+
+Foreign photos come from other people, cameras and framings than the collection that was trained
+on; none of these sources was trained on, but they chose epoch, temperature and threshold, together
+with the validation split and with the same weight. So they are validation, and no test:
+
+{table(["source", "photos", "accuracy (95 % interval)"], rows)}"""
 
 
 def parts(card: dict[str, Any]) -> str:

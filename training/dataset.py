@@ -46,6 +46,11 @@ class Split:
         number_of = {name: number for number, name in enumerate(self.classes)} | {"": UNKNOWN}
         self.labels = [number_of[photo.label] for photo in self.photos]
         self.sources = [photo.source for photo in self.photos]
+        # Not of the collection that is divided: their sources are in this split as a whole.
+        elsewhere = {photo.source for photo in photos if photo.split != split}
+        self.foreign = np.array(
+            [photo.names_source or photo.source not in elsewhere for photo in self.photos]
+        )
         if not self.rows:
             raise UsageError(f"{index}: no photo in the {split} split; give more photos")
         shape = (len(photos), SIDE, SIDE, 3)
@@ -55,6 +60,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def half_and_half(self) -> np.ndarray:
+        """Photo numbers among which foreign photos are as many as the others, by repetition."""
+        kinds = [np.flatnonzero(kind) for kind in (~self.foreign, self.foreign)]
+        most = max(map(len, kinds))
+        return np.concatenate([np.resize(kind, most) for kind in kinds if len(kind)])
 
     def pixel_batch(self, numbers: Sequence[int]) -> torch.Tensor:
         """The photos of these numbers as uint8 (N, 3, 224, 224)."""

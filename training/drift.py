@@ -21,21 +21,30 @@ FLOOR = 0.001  # of a share: the PSI has its logarithm
 WINDOWS = {"10m": "15s", "1d": "1m"}
 
 
-def reference(split: Split, confidence: np.ndarray, predicted: Sequence[int]) -> dict[str, Any]:
-    """Deciles of each quantity over the photos of `split`, and the share of each predicted class.
+def reference(
+    split: Split, numbers: np.ndarray, confidence: np.ndarray, predicted: Sequence[int]
+) -> dict[str, Any]:
+    """Deciles of each quantity over photos of `split`, and the share of each predicted class.
 
-    `confidence` and `predicted`, the class numbers, are those of its photos, (N,). The mean
-    confidence of each bin estimates accuracy where no labels are.
+    `confidence` and `predicted`, the class numbers, are those of its photos of these `numbers`,
+    (N,); a photo whose number is there several times weighs more. The mean confidence of each bin
+    estimates accuracy where no labels are.
     """
-    rows = [
-        quantities(split.pixels[row], (photo.width, photo.height), float(sure))
-        for row, photo, sure in zip(split.rows, split.photos, confidence, strict=True)
-    ]
+    sure_of = dict(zip(numbers.tolist(), confidence.tolist(), strict=True))
+    of_photo = {
+        number: quantities(
+            split.pixels[split.rows[number]],
+            (split.photos[number].width, split.photos[number].height),
+            sure,
+        )
+        for number, sure in sure_of.items()
+    }
+    rows = [of_photo[number] for number in numbers.tolist()]
     bins = {name: deciles(np.array([row[name] for row in rows])) for name in rows[0]}
     edges = bins["confidence"]["edges"]
     number = np.array([bin_of(float(sure), edges) for sure in confidence])
     return {
-        "photos": len(rows),
+        "photos": len(of_photo),
         "class_shares": {
             name: float(np.mean(np.asarray(predicted) == of_class))
             for of_class, name in enumerate(split.classes)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from handler.photo import SIDE
 from training.augment import augment
 from training.checkpoint import Training
-from training.dataset import PixelLoader, Split
+from training.dataset import UNKNOWN, PixelLoader, Split
 from training.distributed import averaged, rank, share_of, world_size
 from training.hardware import autocast, memory_used
 from training.model import SimpleCNN, normalise
@@ -86,9 +86,13 @@ def order_of_epoch(split: Split, params: TrainParams) -> torch.Tensor:
 def changed_batch(
     pixels: torch.Tensor, labels: torch.Tensor, classes: int, params: TrainParams, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 photos (N, 3, 224, 224) changed at random, 0 to 255, and targets (N, classes)."""
+    """uint8 photos (N, 3, 224, 224) changed at random, 0 to 255, and targets (N, classes).
+
+    The target of a photo without a label, and of what it is blended with, is no number.
+    """
     photos = augment(pixels, params, strength)
-    targets = F.one_hot(labels, classes).float()
+    targets = F.one_hot(labels.clamp(min=0), classes).float()
+    targets.masked_fill_((labels == UNKNOWN).unsqueeze(1), torch.nan)
     if torch.rand(()) < strength * params.mixup:
         photos, targets = mixup(photos, targets)
     return photos, targets
@@ -110,10 +114,14 @@ def train_one_step(
 ) -> dict[str, torch.Tensor]:
     """Learn from photos (N, 3, 224, 224), 0 to 255, with targets (N, classes), at `side` pixels.
 
+    Targets that are no numbers are the teacher's probabilities.
+
     Returns what is to be summed over an epoch, each a number on the device that computes.
     """
     params = training.params
     seen = teacher(photos) if teacher else None
+    if seen:  # without a label, the teacher's word is all that there is
+        targets = torch.where(targets.isnan(), seen.probabilities, targets)
     logits, teacher_loss = training.objective(photos, side, seen)
     smoothing = params.label_smoothing
     loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)

@@ -21,10 +21,15 @@ from training.checkpoint import BEST, CARD, read_run
 from training.dataset import Split
 from training.drift import reference
 from training.errors import UsageError
-from training.figures import certain_threshold, confidences, fit_temperature, reliability
+from training.figures import (
+    certain_threshold,
+    confidences,
+    fit_temperature,
+    reliability,
+)
 from training.files import write_json
 from training.hardware import CPU
-from training.measure import half_precision_cost, measure, split_figures
+from training.measure import figures_of_kinds, half_precision_cost, measure
 from training.model import strangeness
 from training.outputs import Outputs, split_outputs
 from training.params import EvaluateParams, Params
@@ -63,7 +68,7 @@ def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU)
     }
     handler, _ = load_handler(run / BEST, card)
     card["figures"] = {
-        "validation": split_figures(handler, of_validation),
+        **figures_of_kinds(handler, validation, of_validation),
         "half_precision": half_precision_cost(run, validation, train_params, device),
         **measure(handler, test, of_test),
     }
@@ -76,7 +81,12 @@ def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU)
 
 
 def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[str, Any]:
-    """What tells the handler how far to trust the network, from its outputs for `split`."""
+    """What tells the handler how far to trust the network, from its outputs for `split`.
+
+    Foreign photos, where there are any, weigh as much as all others.
+    """
+    rows = split.half_and_half()
+    outputs = Outputs(*(values[rows] for values in outputs))
     usual = (outputs.averages.mean(0).tolist(), outputs.averages.std(0).clamp_min(1e-6).tolist())
     strange = strangeness(outputs.averages, *usual).numpy()
     limit = float(np.quantile(strange, params.familiar_share))
@@ -90,7 +100,7 @@ def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[st
             confidence[familiar], right[familiar], params.certain_accuracy
         ),
         "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
-        "reference": reference(split, confidence, calibrated.argmax(1).tolist()),
+        "reference": reference(split, rows, confidence, calibrated.argmax(1).tolist()),
     }
 
 
@@ -107,9 +117,10 @@ def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a card that one compares between runs."""
     measured = card["figures"]
     names = ("accuracy", "roc_auc", "cross_entropy", "calibration_error", "certain_share")
-    return {
-        split: {name: measured[split][name] for name in names} for split in ("validation", "test")
-    } | {"not_a_pet_certain_share": measured["not_a_pet"]["all"]["certain_share"]}
+    splits = [name for name in ("validation", "foreign_validation", "test") if name in measured]
+    return {split: {name: measured[split][name] for name in names} for split in splits} | {
+        "not_a_pet_certain_share": measured["not_a_pet"]["all"]["certain_share"]
+    }
 
 
 def plot_calibration(outputs: Outputs, temperature: float, picture: Path) -> None:

@@ -50,6 +50,25 @@ def split_figures(handler: CatsDogsHandler, outputs: Outputs) -> dict[str, Any]:
     return figures(calibrated, outputs.labels, handler.classes, certain)
 
 
+def figures_of_kinds(
+    handler: CatsDogsHandler, split: Split, outputs: Outputs
+) -> dict[str, dict[str, Any]]:
+    """Figures of the main collection's validation photos, and of the foreign ones with their
+    sources, where there are any."""
+    foreign = split.foreign
+    kinds = {}
+    for name, rows in (("validation", ~foreign), ("foreign_validation", foreign)):
+        if rows.any():
+            kinds[name] = split_figures(handler, Outputs(*(part[rows] for part in outputs)))
+    if foreign.any():
+        right = (outputs.logits.argmax(1) == outputs.labels).numpy()
+        sources = np.array(split.sources)
+        kinds["foreign_validation"]["sources"] = {
+            name: accuracy_of(right[sources == name]) for name in sorted(set(sources[foreign]))
+        }
+    return kinds
+
+
 def half_precision_cost(
     run: Path, split: Split, params: TrainParams, device: torch.device
 ) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
-from training.dataset import PixelLoader, Split
+from training.dataset import UNKNOWN, PixelLoader, Split
 from training.distributed import joined, rank, shared
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.errors import UsageError
@@ -58,6 +58,11 @@ def train(
     keep_freed_memory()
     training_split = Split(index, "train", excluded_photos(params))
     validation_split = Split(index, "validation")
+    if UNKNOWN in training_split.labels and not params.taught:
+        raise UsageError(
+            f"{index}: has photos without a label, which only a teacher can learn from; give "
+            "teacher_labels, or leave the folder `unlabelled` out"
+        )
     teacher = Teacher(load_lesson(lesson, training_split), device) if params.taught else None
     training = new_training(params, training_split, device)
     if start is not None:
@@ -84,13 +89,18 @@ def train(
 
 
 def validate(training: Training, split: Split) -> dict[str, float]:
-    """Loss and accuracy of the averaged weights."""
+    """Loss and accuracy of the averaged weights; foreign photos count as much as the others."""
     averaged = cast(SimpleCNN, training.average.module)
     logits, labels = split_logits(averaged, split, training.params)
-    return {
-        "validation_loss": F.cross_entropy(logits, labels).item(),
-        "validation_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+    right = (logits.argmax(1) == labels).float()
+    rows = split.half_and_half()
+    figures = {
+        "validation_loss": F.cross_entropy(logits[rows], labels[rows]).item(),
+        "validation_accuracy": right[rows].mean().item(),
     }
+    if (foreign := split.foreign).any():
+        figures["foreign_accuracy"] = right[foreign].mean().item()
+    return figures
 
 
 def excluded_photos(params: TrainParams) -> set[str]:

@@ -34,7 +34,7 @@ def test_many_different_values_fall_into_tenths() -> None:
 def test_the_reference_tells_shares_and_confidence_of_a_split(index: Path, tmp_path: Path) -> None:
     split = Split(index, "train")
     confidence = np.linspace(0.5, 1, len(split)).astype(np.float32)
-    known = reference(split, confidence, [0] * len(split))
+    known = reference(split, np.arange(len(split)), confidence, [0] * len(split))
     assert known["photos"] == len(split)
     assert known["class_shares"] == {"cat": 1.0, "dog": 0.0}
     means, shares = known["confidence_means"], known["quantities"]["confidence"]["shares"]

@@ -7,19 +7,28 @@ import dataclasses
 import io
 import shutil
 from collections import Counter, defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
+from training.card import summary, write_model_card
+from training.checkpoint import CHECKPOINT
 from training.data import DOUBTFUL, prepare
 from training.dataset import INDEX, UNKNOWN, Split, read_index
+from training.epoch import changed_batch
 from training.errors import UsageError
+from training.evaluate import evaluate
+from training.files import load_torch
 from training.folders import find_files
 from training.params import Params, PrepareParams
 from training.split import Photo, split_photos
+from training.teacher import teach
+from training.train import train
 
 
 def made_rows(count: int, source: str, label: str = "cat", first: int = 0) -> list[Photo]:
@@ -199,3 +208,65 @@ def test_an_index_without_sources_is_made_anew(
     path.write_text(text.getvalue())
     with pytest.raises(UsageError, match="'source'.*run `prepare` again"):
         read_index(tmp_path / "index")
+
+
+def test_foreign_photos_weigh_as_much_as_all_others(
+    photos: Path, foreign: Path, params: Params, tmp_path: Path
+) -> None:
+    held_out = dataclasses.replace(params.prepare, validation_sources=["ads"])
+    prepare([photos, foreign], tmp_path / "index", held_out)
+    split = Split(tmp_path / "index", "validation")
+    assert split.foreign.sum() == 12
+    rows = split.half_and_half()
+    assert set(rows.tolist()) == set(range(len(split)))
+    assert split.foreign[rows].mean() == 0.5
+    whole = dataclasses.replace(params.prepare, validation_sources=["foreign"])
+    prepare([photos, foreign], tmp_path / "index", whole)
+    assert Split(tmp_path / "index", "validation").foreign.sum() >= 12  # named by its folder
+    test = Split(tmp_path / "index", "test")
+    assert not test.foreign.any()
+    assert test.half_and_half().tolist() == list(range(len(test)))
+
+
+def test_a_photo_without_a_label_is_learned_from_the_teacher_alone(params: Params) -> None:
+    torch.manual_seed(0)
+    pixels = torch.zeros(4, 3, 224, 224, dtype=torch.uint8)
+    plain = dataclasses.replace(params.train, mixup=0.0)
+    labels = torch.tensor([0, UNKNOWN, 1, UNKNOWN])
+    _, targets = changed_batch(pixels, labels, 2, plain, 1.0)
+    assert targets[[0, 2]].tolist() == [[1, 0], [0, 1]]
+    assert targets[[1, 3]].isnan().all()
+    _, mixed = changed_batch(pixels, labels, 2, dataclasses.replace(plain, mixup=1.0), 1.0)
+    assert mixed.isnan().any(1).sum() >= 2  # what is blended with it has no target of its own
+
+
+@pytest.mark.slow
+def test_unlabelled_photos_train_and_foreign_ones_have_figures_of_their_own(
+    photos: Path, foreign: Path, taught_params: Params, tmp_path: Path
+) -> None:
+    held_out = dataclasses.replace(taught_params.prepare, validation_sources=["ads"])
+    params = dataclasses.replace(taught_params, prepare=held_out)
+    index, run = tmp_path / "index", tmp_path / "run"
+    prepare([photos, foreign], index, params.prepare)
+    assert UNKNOWN in Split(index, "train").labels
+    go = {"lesson": tmp_path / "lesson", "tracker": nullcontext(lambda row: None)}
+    untaught = dataclasses.replace(
+        params.train, teacher_labels=0.0, teacher_maps=0.0, teacher_features=0.0
+    )
+    with pytest.raises(UsageError, match="photos without a label"):
+        train(index, run, untaught, **go)
+    teach(index, tmp_path / "lesson", params.teach)
+    train(index, run, params.train, **go)
+    (row,) = load_torch(run / CHECKPOINT)["history"]
+    assert np.isfinite([row["loss"], row["total_loss"]]).all()
+    assert 0 <= row["foreign_accuracy"] <= 1
+    card = evaluate(index, run, params)
+    known = card["figures"]["foreign_validation"]
+    assert known["photos"] == known["sources"]["ads"]["photos"] == 12
+    held = Split(index, "validation")
+    assert card["figures"]["validation"]["photos"] == len(held) - 12
+    assert card["reference"]["photos"] == len(held)
+    text = " ".join(summary(card).split())
+    assert "On 12 photos of other people and cameras" in text
+    write_model_card(card, tmp_path / "card.md")
+    assert "| ads | 12 |" in (tmp_path / "card.md").read_text()
