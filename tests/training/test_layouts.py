@@ -140,6 +140,14 @@ def test_photos_are_prepared_by_their_names_and_what_is_left_out_is_told(
     listed = (tmp_path / "index" / DOUBTFUL).read_text().splitlines()
     assert listed[1:] == ["cattle.1.png,,its name begins with none of the classes"]
 
+    for photo in flat.glob("dog.1*"):
+        photo.unlink()
+    for photo in flat.glob("dog.[5-9]*"):
+        photo.write_text("no photo")
+    with pytest.raises(UsageError, match=r"^dog: has 4 photos of use, 0 of them for"):
+        prepare([flat], tmp_path / "index", params.prepare, ["cat", "dog"])
+
+    (tmp_path / "index/.DS_Store").touch()  # as a file manager does, that looks into it
     lay_out(data, ["wolf/.git/{}.jpg", "cat/.thumbnails/{}.jpg", "__MACOSX/cat/{}.jpg", "{}.jpg"])
     (data / "dog/loop").symlink_to(".")
     capsys.readouterr()
