@@ -64,7 +64,8 @@ def parser() -> argparse.ArgumentParser:
         "--classes",
         nargs="+",
         metavar="CLASS",
-        help="folders to take (default: data.classes of --params, and of none, all)",
+        help="folders to take, or what the names of photos in FOLDER begin with, as cat.1.jpg "
+        "(default: data.classes of --params, and of none, all folders)",
     )
     teach = add("teach", run_teach, "learn what a public network sees in the training photos")
     train = add("train", run_train, "train on the prepared photos")
@@ -115,12 +116,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_prepare(options: argparse.Namespace) -> None:
-    from training.folders import list_files
+    from training.folders import find_files
 
     params = load_params(options.params)
     data = options.data or [Path(params.data.folder)]
     classes = options.classes or params.data.classes
-    list_files(data, classes)  # what is wrong there is told before imports that take seconds
+    find_files(data, classes)  # what is wrong there is told before imports that take seconds
 
     from training.data import prepare
 

@@ -22,13 +22,13 @@ from tqdm import tqdm
 
 from handler.integrity import sha256_of
 from handler.photo import PhotoException, read_photo
+from training.checks import DOUBTFUL, check_index, check_sources, check_splits, folders_of
 from training.dataset import BYTES, INDEX, PIXELS, write_csv
 from training.errors import UsageError
-from training.folders import UNLABELLED, PhotoFile, list_files
+from training.folders import UNLABELLED, Found, PhotoFile, find_files
 from training.params import PrepareParams
-from training.split import FEWEST, SPLITS, Photo, fewest_photos, split_photos
+from training.split import SPLITS, Photo, split_photos
 
-DOUBTFUL = "doubtful.csv"  # what was left out, and why
 CHUNK = 16  # files that a process is given at once
 
 Item = TypeVar("Item")
@@ -54,8 +54,9 @@ def prepare(
     or a source that is named, doesn't hold at least two class folders, or one has too few readable
     photos to be in every split.
     """
-    _check_index(data, index)
-    files = list_files(data, classes)
+    check_index(data, index)
+    found = find_files(data, classes)
+    files = found.files
     check_sources(files, params)
     staging = index.with_name(index.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
@@ -64,9 +65,10 @@ def prepare(
         with (staging / PIXELS).open("wb") as pixels:
             photos, doubtful = read_photos(files, params.minimum_side, pixels)
         if empty := {file.label for file in files} - {photo.label for photo in photos} - {""}:
-            raise UsageError(f"{_folders(data, min(empty))}: holds no readable photo; add some")
+            raise UsageError(f"{folders_of(data, min(empty))}: holds no readable photo; add some")
         photos = split_photos(photos, params)
-        _check_splits(data, photos, params)
+        check_splits(data, photos, params)
+        doubtful += [Doubtful(*row) for row in found.unreadable]
         doubtful += [
             Doubtful(photo.path, "", why_left_out(photo, params))
             for photo in photos
@@ -79,46 +81,7 @@ def prepare(
         staging.rename(index)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(index, photos, doubtful)
-
-
-def _check_index(data: Sequence[Path], index: Path) -> None:
-    """Raise UsageError where replacing `index` would lose anything but an earlier index."""
-    if any(index.resolve().is_relative_to(folder.resolve()) for folder in data):
-        raise UsageError(f"{index}: lies in the data folder; name one outside it")
-    known = {INDEX, DOUBTFUL, PIXELS}
-    if index.exists() and not (index.is_dir() and {p.name for p in index.iterdir()} <= known):
-        raise UsageError(f"{index}: exists and is no index; name a new folder")
-
-
-def check_sources(files: list[PhotoFile], params: PrepareParams) -> None:
-    """Raise UsageError where a source that should validate has no file."""
-    known = {file.source for file in files}
-    if unknown := sorted(set(params.validation_sources) - known):
-        raise UsageError(
-            f"prepare.validation_sources: there is no photo of {unknown[0]!r}, but of "
-            f"{', '.join(sorted(known))}"
-        )
-
-
-def _check_splits(data: Sequence[Path], photos: list[Photo], params: PrepareParams) -> None:
-    """Raise UsageError for a class that no training could learn, or no evaluation measure."""
-    counts = Counter((photo.label, photo.split) for photo in photos)
-    for label in sorted({photo.label for photo in photos} - {""}):
-        for split, fewest in FEWEST.items():
-            if counts[label, split] < fewest:
-                total = sum(counts[label, name] for name in SPLITS)
-                sources = any(photo.names_source for photo in photos)
-                raise UsageError(
-                    f"{_folders(data, label)}: has {total} photos of use, {counts[label, split]} "
-                    f"of them for {split}; it takes {fewest_photos(params)} at least that don't "
-                    f"look alike{' and are not named SOURCE__NAME' if sources else ''}"
-                )
-
-
-def _folders(data: Sequence[Path], label: str) -> str:
-    """Those of a class, for an error."""
-    return ", ".join(str(folder / label) for folder in data if (folder / label).is_dir())
+    _report(index, photos, doubtful, found)
 
 
 def read_photos(
@@ -209,7 +172,7 @@ def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int
     return len(content), width, height, turned, hash64, pixels.tobytes()
 
 
-def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
+def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful], found: Found) -> None:
     counts = Counter((photo.split, photo.label) for photo in photos)
     for split in SPLITS:
         labels = sorted({label for name, label in counts if label or name == split})
@@ -220,4 +183,6 @@ def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful]) -> None:
         shares = (f"{by_source[source, split]:6} {split}" for split in SPLITS)
         print(f"{'':10}", *shares, f"from {source}")
     print(f"{len(doubtful):10} left out, reasons in {index / DOUBTFUL}")
+    for line in found.left_out():
+        print(line)
     print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 import sys
 from importlib.machinery import SourceFileLoader
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from handler.photo import FORMATS
 from tests.conftest import REPOSITORY
 
 PATH = REPOSITORY / "tools/classify"
@@ -61,6 +60,28 @@ def test_of_rows_cut_off_anywhere_the_whole_ones_are_read(
     }
 
 
-def test_of_folders_all_formats_are_taken_that_are_opened(program: ModuleType) -> None:
-    opened = Image.registered_extensions()
-    assert {opened[suffix] for suffix in program.SUFFIXES} == set(FORMATS)
+def test_of_a_folder_photos_are_taken_by_name_or_contents_and_the_others_counted(
+    program: ModuleType, tmp_path: Path
+) -> None:
+    jpeg = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
+    heic = (REPOSITORY / "tests/pictures/cat.heic").read_bytes()
+    for name, data in {
+        "a.jfif": jpeg, "b.JPE": jpeg, "c.mpo": jpeg, "d.apng": b"", "e": jpeg, "f.hif": heic,
+        "g.bin": heic, "h/notes.txt": b"text", "h/raw.nef": b"II*\0", "h/.thumbnails/i.jpg": jpeg,
+        "h/._i.jpg": jpeg, "h/film.mov": b"\0\0\0\x14ftypqt  ",
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    left_out: dict[str, list[str]] = {}
+    found = program.find_photos(
+        [tmp_path], lambda path, reason: left_out.setdefault(reason, []).append(path)
+    )
+    assert "".join(path.name[0] for path in found) == "abcdefg"
+    assert {reason: len(paths) for reason, paths in left_out.items()} == {
+        "hidden": 2, "no photo by name or contents": 3,
+    }  # fmt: skip
+    line = program.counted(left_out)
+    assert "2 hidden (" in line
+    assert f"; 3 no photo by name or contents ({tmp_path}/h/film.mov, ...)" in line
+    hidden = tmp_path / "h/.thumbnails"
+    assert program.find_photos([hidden], left_out.get) == [hidden / "i.jpg"]  # it was named

@@ -107,6 +107,7 @@ def folder(tmp_path: Path) -> Path:
         write_archive(tmp_path / f"model_store/{name}.mar", manifest)
     (tmp_path / "photos/cat").mkdir(parents=True)
     shutil.copy(CAT, tmp_path / "photos/cat")
+    (tmp_path / "photos/cat/.DS_Store").write_text("no photo, and no reason to refuse a version")
     return tmp_path
 
 

@@ -14,7 +14,10 @@ import yaml
 
 from tests.conftest import REPOSITORY
 
-COPIED = (".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml")
+COPIED = (
+    ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml",
+    "tools/walk.py",
+)  # fmt: skip
 PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 
 

@@ -24,7 +24,7 @@ from training.epoch import changed_batch
 from training.errors import UsageError
 from training.evaluate import evaluate
 from training.files import load_torch
-from training.folders import list_files
+from training.folders import find_files
 from training.params import Params, PrepareParams
 from training.split import Photo, split_photos
 from training.teacher import teach
@@ -180,18 +180,18 @@ def test_folders_and_sources_that_do_not_fit_are_named(
     with pytest.raises(UsageError, match="no photo of 'olx', but of ads, foreign, .*voc"):
         prepare([photos, foreign], index, validating(params, "olx"))
     with pytest.raises(UsageError, match="two folders are called foreign; rename"):
-        list_files([foreign, tmp_path / "other/foreign"])
+        find_files([foreign, tmp_path / "other/foreign"])
     save(tmp_path / "more", "cats", {"0.jpg": 1})
     with pytest.raises(
         UsageError, match="foreign has cat, dog; .*more has cats; name .* --classes"
     ):
-        list_files([foreign, tmp_path / "more"])
+        find_files([foreign, tmp_path / "more"])
     with pytest.raises(UsageError, match="no folder 'unlabelled' for that class"):
-        list_files([foreign], ["cat", "dog", "unlabelled"])
+        find_files([foreign], ["cat", "dog", "unlabelled"])
     save(tmp_path / "only", "unlabelled", {"0.jpg": 1})
     with pytest.raises(UsageError, match="only: there is no class folder in it"):
-        list_files([tmp_path / "only"])
-    assert len(list_files([foreign, tmp_path / "only"])) == 47
+        find_files([tmp_path / "only"])
+    assert len(find_files([foreign, tmp_path / "only"]).files) == 47
     for label in ("cat", "dog"):
         save(tmp_path / "named", label, {f"IMG__{n}.jpg": n for n in range(20)})
     with pytest.raises(UsageError, match="20 photos of use, 0 .*alike and are not named SOURCE__"):
