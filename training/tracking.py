@@ -7,7 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ from mlflow.entities import Run
 
 from training.checkpoint import BEST, HISTORY, read_run
 from training.dataset import Split
+from training.errors import UsageError, one_line
 from training.figures import confidences, confusion, reliability
+from training.files import locked
 from training.hardware import CPU
 from training.model import Classifier, load_network
 from training.outputs import split_logits
@@ -46,14 +48,9 @@ def mlflow_tracker(
 ) -> Iterator[Log]:
     """A tracker for `train` that logs to MLflow, by default to the SQLite store beside `run`.
 
-    MLFLOW_TRACKING_URI names another store or server.
+    MLFLOW_TRACKING_URI names another store or server. Raises UsageError where it can't be opened.
     """
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        mlflow.set_tracking_uri(f"sqlite:///{(run.parent / 'mlflow.db').resolve()}")
-    if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        artifacts = (run.parent / "mlflow-artifacts").resolve().as_uri()
-        mlflow.create_experiment(EXPERIMENT, artifacts)
-    mlflow.set_experiment(EXPERIMENT)
+    open_store(run.parent)
     known = known_run(run, params)
     known_id = known.info.run_id if known else None
     rows = 0
@@ -73,6 +70,35 @@ def mlflow_tracker(
         yield log
         if rows or known is None or known.info.status != "FINISHED":
             log_outcome(run, index, device)  # 160 MB, so not again for a run that was over
+
+
+def open_store(folder: Path) -> None:
+    """Choose the store, in `folder` by default, and our experiment; make them where missing.
+
+    Raises UsageError where the store can't be opened.
+    """
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
+    try:
+        with alone_with_store():
+            if mlflow.get_experiment_by_name(EXPERIMENT) is None:
+                artifacts = (folder / "mlflow-artifacts").resolve().as_uri()
+                mlflow.create_experiment(EXPERIMENT, artifacts)
+            mlflow.set_experiment(EXPERIMENT)
+    except Exception as error:  # of MLflow, SQLAlchemy, alembic or the operating system
+        raise UsageError(
+            f"{mlflow.get_tracking_uri()}: the MLflow store can't be opened: {one_line(error)}; "
+            "name another with MLFLOW_TRACKING_URI, or train with --no-mlflow"
+        ) from error
+
+
+def alone_with_store() -> AbstractContextManager[None]:
+    """A lock on a SQLite store: of two processes that make its tables at once, one fails.
+
+    A server has locks of its own.
+    """
+    kind, _, path = mlflow.get_tracking_uri().partition(":///")
+    return locked(Path(f"{path}.lock")) if kind == "sqlite" else nullcontext()
 
 
 def known_run(run: Path, params: TrainParams) -> Run | None:
@@ -144,7 +170,8 @@ def register(model: Classifier, split: Split, accuracy: float) -> None:
         "registered_model_name": MODEL,
     }
     logged = mlflow.pytorch.log_model(model, name="model", **schema)
-    make_champion(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
+    with alone_with_store():
+        make_champion(mlflow.MlflowClient(), logged.registered_model_version, accuracy)
 
 
 def make_champion(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:

@@ -6,6 +6,9 @@ const LONG_SIDE = 2048; // pixels after shrinking; the model sees 224
 const STILL_WAITING = 4_000; // ms
 const PATIENCE = 60_000; // ms; the gateway answers in half of that
 
+const PHOTO = /^[^.].*\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i; // in a folder
+const LOST = "The file can't be read: it was moved, deleted or changed. Choose it again.";
+
 const $ = (selector, root = document) => root.querySelector(selector);
 const grid = $("#grid");
 const cards = []; // {name, photo, note, answer}
@@ -14,6 +17,58 @@ let running = 0;
 
 function add(files) {
   for (const file of files) addPhoto(file, file.name || "pasted photo");
+}
+
+// What was dropped or pasted. The browser forgets it after the event: all is asked for at once.
+async function take(data) {
+  const given = [...data.items]
+    .filter(({ kind }) => kind === "file")
+    .map((item) => ({ file: item.getAsFile(), entry: item.webkitGetAsEntry?.() }));
+  tell(given.length ? "" : "Only files can be dropped or pasted. Save the picture, then drop its file here.");
+  for (const { file, entry } of given) {
+    if (entry?.isDirectory) await addFolder(entry);
+    else if (file) add([file]);
+  }
+}
+
+async function addFolder(folder) {
+  let photos = 0;
+  try {
+    for await (const { file, path } of photosIn(folder)) {
+      addPhoto(file, path);
+      photos += 1;
+    }
+    if (!photos) tell(`The folder ${folder.name} holds no photos.`);
+  } catch {
+    tell(`The folder ${folder.name} can't be read to its end. Choose its photos instead.`);
+  }
+}
+
+async function* photosIn(folder) {
+  for (const entry of await entriesOf(folder)) {
+    if (entry.isDirectory) yield* photosIn(entry);
+    else if (PHOTO.test(entry.name)) {
+      const file = await new Promise((done, failed) => entry.file(done, failed));
+      yield { file, path: entry.fullPath.slice(1) };
+    }
+  }
+}
+
+// A reader gives some entries at a time, a hundred in Chromium, and at last none.
+async function entriesOf(folder) {
+  const reader = folder.createReader();
+  const entries = [];
+  let some;
+  do {
+    some = await new Promise((done, failed) => reader.readEntries(done, failed));
+    entries.push(...some);
+  } while (some.length);
+  return entries.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+}
+
+function tell(text) {
+  $("#message").textContent = text;
+  if (text) $("#message").scrollIntoView({ block: "nearest" }); // answers may fill the window
 }
 
 function addPhoto(file, name) {
@@ -63,13 +118,24 @@ async function ask(card) {
     if (answer.ok) showAnswer(card, json);
     else showError(card, json.message, answer.status);
   } catch (error) {
-    showError(card, error.name === "TimeoutError"
-      ? "The server took too long. Try again in a moment."
-      : "The server can't be reached. Check the connection and try again.", 0);
+    const lost = !(await readable(card.photo ?? card.file));
+    showError(card, lost ? LOST : unanswered(error), lost ? null : 0);
   } finally {
     clearTimeout(patient);
     count();
   }
+}
+
+function unanswered(error) {
+  return error.name === "TimeoutError"
+    ? "The server took too long. Try again in a moment."
+    : "The server can't be reached. Check the connection and try again.";
+}
+
+// The error of `fetch` is the same for a server that is away and for a file that is.
+function readable(file) {
+  const some = file.size ? file.slice(0, 1) : file; // Chromium gives a lost file the size 0
+  return some.arrayBuffer().then(() => true, () => false);
 }
 
 function send(path, photo, accept = "application/json") {
@@ -153,14 +219,22 @@ async function explain(card) {
   button.disabled = true;
   try {
     const answer = await send("explain", card.photo, "image/png");
-    if (!answer.ok) throw new Error((await answer.json()).message);
+    if (!answer.ok) {
+      const { message } = await answer.json().catch(() => ({}));
+      unexplained(card, sentence(message));
+      return;
+    }
     card.map = URL.createObjectURL(await answer.blob());
     toggleMap(card);
   } catch (error) {
-    $(".about", card.element).textContent = `No explanation: ${error.message}`;
+    unexplained(card, (await readable(card.photo)) ? unanswered(error) : LOST);
   } finally {
     button.disabled = false;
   }
+}
+
+function unexplained(card, reason) {
+  $(".about", card.element).textContent = `No explanation. ${reason}`;
 }
 
 function toggleMap(card) {
@@ -231,22 +305,25 @@ function clear() {
   cards.length = 0;
   waiting.length = 0;
   grid.replaceChildren();
+  tell("");
   count();
 }
 
 for (const input of [$("#files"), $("#camera")]) {
   input.onchange = () => {
+    tell("");
     add(input.files);
     input.value = ""; // the same file again is a change, too
   };
 }
 for (const button of document.querySelectorAll("[data-example]")) {
   button.onclick = async () => {
+    tell("");
     try {
       const answer = await fetch(button.dataset.example);
       addPhoto(await answer.blob(), button.dataset.example.split("/").pop());
     } catch {
-      $("#count").textContent = "The example can't be loaded.";
+      tell("The example can't be loaded. Check the connection and try again.");
     }
   };
 }
@@ -265,7 +342,9 @@ addEventListener("dragleave", (event) => {
 addEventListener("drop", (event) => {
   event.preventDefault();
   drop.classList.remove("over");
-  add(event.dataTransfer.files);
+  take(event.dataTransfer);
 });
-addEventListener("paste", (event) => add(event.clipboardData.files));
+addEventListener("paste", (event) => {
+  if (event.target !== $("#key")) take(event.clipboardData);
+});
 askForClasses();

@@ -80,6 +80,21 @@ def give(page: Page, kind: str, name: str = "cat.jpg", photo: Path = CAT) -> Non
     )
 
 
+def drag(page: Page, **data: object) -> None:
+    """Drop files or something else on the page, as a hand does it."""
+    devtools = page.context.new_cdp_session(page)
+    for kind in ("dragEnter", "dragOver", "drop"):
+        devtools.send(
+            "Input.dispatchDragEvent",
+            {
+                "type": kind,
+                "x": 200,
+                "y": 200,
+                "data": {"items": [], "dragOperationsMask": 1, **data},
+            },
+        )
+
+
 def test_a_chosen_photo_is_answered_with_bars_time_and_version(page: Page) -> None:
     page.set_input_files("#files", CAT)
     card = verdicts(page, ["Cat"])
@@ -305,4 +320,105 @@ def test_an_error_that_is_no_json_can_be_tried_again(page: Page) -> None:
 def test_an_example_that_can_not_be_loaded_is_told(page: Page) -> None:
     page.route("**/examples/cat.jpg", lambda route: route.abort())
     page.locator("[data-example]").first.click()
-    expect(page.locator("#count")).to_have_text("The example can't be loaded.")
+    expect(page.locator("#message")).to_have_text(re.compile("^The example can't be loaded."))
+
+
+def test_the_photos_of_a_dropped_folder_are_answered_and_other_files_left_out(
+    page: Page, tmp_path: Path
+) -> None:
+    folder = tmp_path / "holiday"
+    (folder / "day 2").mkdir(parents=True)
+    for name in ("b10.JPG", "b9.jpeg", "day 2/a.jpg", ".hidden.jpg", "list.txt"):
+        shutil.copy(CAT, folder / name)
+    drag(page, files=[str(folder), str(CAT)])
+    cards = verdicts(page, ["Cat"] * 4)
+    names = ["holiday/b9.jpeg", "holiday/b10.JPG", "holiday/day 2/a.jpg", "cat.jpg"]
+    expect(cards.locator("h3")).to_have_text(names)
+    expect(page.locator("#message")).to_be_empty()
+
+
+@pytest.mark.slow
+def test_a_folder_of_very_many_photos_is_read_to_its_end(page: Page, tmp_path: Path) -> None:
+    page.route("**/predict", lambda route: route.fulfill(status=400, json={"message": "no"}))
+    for number in range(250):  # a reader gives a hundred at a time
+        (tmp_path / f"{number}.jpg").write_bytes(b"")
+    drag(page, files=[str(tmp_path)])
+    expect(page.locator("#count")).to_have_text("250 of 250 answered")
+
+
+def test_a_folder_without_photos_is_told_and_the_next_photo_takes_the_words_away(
+    page: Page, tmp_path: Path
+) -> None:
+    folder = tmp_path / "<b>texts"
+    folder.mkdir()
+    (folder / "list.txt").write_text("hello")
+    drag(page, files=[str(folder)])
+    expect(page.locator("#message")).to_have_text("The folder <b>texts holds no photos.")
+    page.set_input_files("#files", CAT)
+    expect(page.locator("#message")).to_be_empty()
+
+
+def test_what_is_no_file_is_told(page: Page) -> None:
+    told = page.locator("#message")
+    link = {"mimeType": "text/uri-list", "data": "https://example.org/cat.jpg"}
+    picture = {"mimeType": "text/html", "data": "<img src='https://example.org/cat.jpg'>"}
+    for drop in ([link], [link, picture], [{"mimeType": "text/plain", "data": "a cat"}]):
+        drag(page, items=drop)
+        expect(told).to_have_text(re.compile("^Only files can be dropped or pasted. Save the pict"))
+        page.locator("#clear").evaluate("button => button.onclick()")
+        expect(told).to_be_empty()
+    paste = """selector => {
+        const data = new DataTransfer();
+        data.setData("text/plain", "https://example.org/cat.jpg");
+        const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+        document.querySelector(selector).dispatchEvent(event);
+    }"""
+    page.evaluate(paste, "#key")  # a key is text
+    expect(told).to_be_empty()
+    page.evaluate(paste, "body")
+    expect(told).to_have_text(re.compile("^Only files can be"))
+    expect(page.locator(".card")).to_have_count(0)
+
+
+def test_a_file_that_is_gone_is_told_as_such_and_not_tried_again(
+    page: Page, tmp_path: Path
+) -> None:
+    gone, changed = (Path(shutil.copy(CAT, tmp_path / name)) for name in ("gone.jpg", "new.jpg"))
+    held: list[Route] = []
+    page.route("**/predict", lambda route: held.append(route))
+    page.set_input_files("#files", [CAT] * 4)  # as many as are asked at once: the next two wait
+    wait_until(lambda: len(held) == 4 or page.wait_for_timeout(50))
+    page.set_input_files("#files", [gone, changed])
+    expect(page.locator(".card")).to_have_count(6)
+    gone.unlink()
+    changed.write_bytes(b"another")
+    page.unroute("**/predict")  # which lets those that are held go on
+    lost = re.compile("^The file can't be read: it was moved, deleted or changed. Choose it again")
+    cards = verdicts(page, ["Cat"] * 4 + [lost] * 2)
+    expect(cards.nth(4).locator(".again")).to_be_hidden()
+    expect(page.locator("#count")).to_have_text("6 of 6 answered")
+
+
+@pytest.mark.slow
+def test_why_there_is_no_explanation_is_told(page: Page, tmp_path: Path) -> None:
+    photo = Path(shutil.copy(CAT, tmp_path))
+    page.set_input_files("#files", photo)
+    card = verdicts(page, ["Cat"])
+    answers = iter([(503, '{"message": "the queue is full"}'), (502, "<html>proxy</html>")])
+
+    def refuse(route: Route) -> None:
+        status, body = next(answers)
+        route.fulfill(status=status, body=body)
+
+    page.route("**/explain", refuse)
+    for told in ("The queue is full", "The server gave no reason."):
+        card.locator(".explain").click()
+        expect(card.locator(".about")).to_have_text(f"No explanation. {told}")
+    page.unroute("**/explain")
+    page.context.set_offline(True)
+    card.locator(".explain").click()
+    expect(card.locator(".about")).to_have_text(re.compile("can't be reached"))
+    page.context.set_offline(False)
+    photo.unlink()
+    card.locator(".explain").click()
+    expect(card.locator(".about")).to_have_text(re.compile("it was moved, deleted or changed"))

@@ -185,6 +185,27 @@ def test_a_port_that_another_program_has_is_named_before_anything_starts(
         assert not (own_server.folder / "logs/torchserve.log").exists()
 
 
+def test_a_temporary_folder_with_too_long_a_path_is_named_before_anything_starts(
+    own_server: Server, tmp_path: Path
+) -> None:
+    long = tmp_path / ("t" * 80)
+    long.mkdir()
+    own_server.environment["TMPDIR"] = str(long)
+    result = own_server.serve("--detach")
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: the temporary folder {long} has a path of ")
+    assert result.stderr.endswith("Set TMPDIR to a shorter path, such as /tmp\n")
+    assert not (own_server.folder / "logs/torchserve.log").exists()
+
+
+@pytest.mark.slow
+def test_paths_may_hold_any_letter_whatever_the_locale(own_server: Server) -> None:
+    folder = Path(own_server.environment["TMPDIR"]) / "ü b"
+    folder.mkdir()
+    own_server.environment |= {"TMPDIR": str(folder), "LANG": "C", "LC_ALL": "C"}
+    own_server.start()
+
+
 @pytest.mark.slow
 def test_serve_says_in_the_words_of_this_start_why_a_server_ends(own_server: Server) -> None:
     logs = own_server.folder / "logs"

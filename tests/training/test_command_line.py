@@ -39,8 +39,9 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
 
 
 def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("training.packed.check_code", lambda: None)  # it takes seconds each time
     nowhere = tmp_path / "nowhere"
     bad_params = tmp_path / "params.yaml"
     bad_params.write_text("train: 3")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 from training.checkpoint import BEST
 from training.dataset import Split
+from training.errors import UsageError
 from training.params import Params
 from training.train import train
 
@@ -18,15 +21,70 @@ pytestmark = [
 ]
 
 
+@pytest.fixture
+def default_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No store is named; the one that a test names is forgotten after it."""
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what MLflow writes there goes again
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    yield
+    mlflow.set_tracking_uri(None)
+
+
+@pytest.mark.slow
+def test_of_several_trainings_begun_at_once_each_finds_a_store(
+    tmp_path: Path, default_store: None
+) -> None:
+    from training.tracking import open_store
+
+    fork = multiprocessing.get_context("fork")  # others would import MLflow for seconds
+    processes = [fork.Process(target=open_store, args=[tmp_path]) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        (None, "file is not a database"),
+        (
+            "sqlite:////proc/none/mlflow.db",
+            "No such file or directory: '/proc/none/mlflow.db.lock'",
+        ),
+        ("nonsense://store", "unsupported URI 'nonsense://store'"),
+    ],
+)
+def test_a_store_that_can_not_be_opened_is_told_in_a_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    default_store: None,
+    uri: str | None,
+    told: str,
+) -> None:
+    import mlflow
+
+    from training.tracking import open_store
+
+    if uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        mlflow.set_tracking_uri(uri)
+    (tmp_path / "mlflow.db").write_text("text")
+    with pytest.raises(UsageError, match=f"{uri or tmp_path}.*{told}.*--no-mlflow$"):
+        open_store(tmp_path)
+
+
 @pytest.mark.slow
 def test_a_run_is_logged_to_mlflow_and_its_best_weights_are_registered(
-    index: Path, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    index: Path, params: Params, tmp_path: Path, default_store: None
 ) -> None:
     import mlflow
 
     from training.tracking import CHAMPION, EXPERIMENT, MODEL, mlflow_tracker
 
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     run = tmp_path / "runs/logged"
     short = dataclasses.replace(params.train, epochs=2, small_epochs=1)
 
