@@ -28,6 +28,7 @@ from PIL import (
 )
 
 from handler.apart import CRASHES, run_apart
+from handler.parts import count_scans, unopened_jpeg, without_metadata
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -42,7 +43,7 @@ MAX_SCANS = 32  # of a JPEG; encoders write 10, and each goes over the whole pic
 MAX_DECODE_MEGABYTES = 400
 MAX_DECODE_SECONDS = 3  # of processor time
 PNG_END = b"IEND\xaeB`\x82"
-# The start of a scan of a JPEG with its length, which tells it from chance in a file's other parts.
+# The start of a scan of a JPEG with its length, which tells it from most chance in other parts.
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
@@ -136,7 +137,35 @@ def read_photo(data: bytes) -> DecodedPhoto:
 
 
 def _decode(data: bytes) -> DecodedPhoto:
-    with _open_photo(data) as photo:
+    """The photo in `data`; where Pillow trips over its metadata, the photo without them."""
+    end = time.thread_time() + MAX_DECODE_SECONDS  # of both tries
+    try:
+        return _decode_once(data, end)
+    except InvalidPhotoException as error:
+        if error.__cause__ is None:  # not of Pillow
+            raise
+        with _damage_is_invalid():
+            plain = without_metadata(data) if _may_be_of_metadata(error.__cause__) else None
+            feature = unopened_jpeg(data) if data.startswith(b"\xff\xd8\xff") else None
+        if feature:
+            raise _unsupported(feature) from None
+        if plain is None:
+            raise
+    return _decode_once(plain, end)
+
+
+def _may_be_of_metadata(error: BaseException) -> bool:
+    """Whether the pixels may be good: where they are not, Pillow's decoders raise an OSError.
+
+    A text or profile that unpacks to more than its limit is a bomb, and stays refused.
+    """
+    if isinstance(error, UnidentifiedImageError):
+        return True
+    return not isinstance(error, OSError) and "MAX_TEXT" not in str(error)
+
+
+def _decode_once(data: bytes, end: float) -> DecodedPhoto:
+    with _open_photo(data, end) as photo:
         size = _size_as_sent(photo)
         if photo.format in ("JPEG", "MPO"):
             _check_scans(data)
@@ -188,10 +217,10 @@ def _decode_apart(data: bytes) -> DecodedPhoto:
 class _TimedFile(io.BytesIO):
     """Pillow reads block by block, so that a file of a million tiny ones comes to its end here."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, end: float) -> None:
         super().__init__(data)
         self.reads = 0
-        self.end = time.thread_time() + MAX_DECODE_SECONDS
+        self.end = end
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
@@ -201,8 +230,10 @@ class _TimedFile(io.BytesIO):
 
 
 @contextmanager
-def _open_photo(data: bytes) -> Iterator[Image.Image]:
+def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
     """Open the photo in `data` by its header alone and check format and size; pixels come later.
+
+    `end` is the time of this thread at which it counts as too much.
 
     Raises the same exceptions as `read_photo`, also for what is done with the photo meanwhile.
     """
@@ -217,9 +248,9 @@ def _open_photo(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), _damage_is_invalid():
         warnings.simplefilter("ignore")  # odd EXIF and palettes: the photo still opens
         try:
-            photo = Image.open(_TimedFile(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise _unidentified(data) from None
+            photo = Image.open(_TimedFile(data, end), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise _unidentified(data) from error
         with photo:
             if photo.format not in ("JPEG", "MPO"):
                 _check_size(photo, MAX_MEGAPIXELS, str(photo.format))
@@ -261,10 +292,14 @@ def _unidentified(data: bytes) -> PhotoException:
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
     for magic, name in _OTHER_FORMATS.items():
         if head.startswith(magic):
-            return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
+            return _unsupported(name)
     return InvalidPhotoException(
         f"not a photo, or cut off in its header ({len(data)} bytes); send {', '.join(FORMATS)}"
     )
+
+
+def _unsupported(name: str) -> UnsupportedPhotoException:
+    return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
 
 
 def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
@@ -282,6 +317,8 @@ def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
 
 def _check_scans(data: bytes) -> None:
     scans = len(_SCAN.findall(data))
+    if scans > MAX_SCANS:  # also of what is behind the end mark, as in bursts and motion photos
+        scans = count_scans(data)
     if scans > MAX_SCANS:
         raise PhotoTooLargeException(
             f"photo has {scans} scans; JPEG is taken up to {MAX_SCANS}: save it as a plain JPEG"

@@ -30,6 +30,7 @@ MODULES = (
     "handler/explain.py",
     "handler/integrity.py",
     "handler/metrics.py",
+    "handler/parts.py",
     "handler/photo.py",
     "handler/photo_log.py",
     "handler/quantities.py",

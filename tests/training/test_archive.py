@@ -36,6 +36,7 @@ def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: P
             "handler/explain.py",
             "handler/integrity.py",
             "handler/metrics.py",
+            "handler/parts.py",
             "handler/photo.py",
             "handler/photo_log.py",
             "handler/quantities.py",
