@@ -6,6 +6,8 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from handler.tiff import starts_tiff, tiff_without_metadata
+
 MAX_PARTS = 20_000  # of a file; 12 MB of PNG in pieces of 8 kB, as libpng writes it, has 1,500
 # What follows them has a length; 0x00 is a byte 0xFF of the pixels, 0x01 and 0xD0 to 0xD7 are bare.
 _JPEG_MARK = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
@@ -58,16 +60,18 @@ def unopened_jpeg(data: bytes) -> str | None:
 def without_metadata(data: bytes) -> bytes | None:
     """`data` with nothing but its pixels, what they need and a sound orientation.
 
-    None where nothing can be left out, or the file is no JPEG or PNG, or is cut off. Nothing that
-    the pixels need is left out or mended: what is wrong with them stays wrong.
+    None where nothing can be left out, or the file is no JPEG, PNG or TIFF, or is cut off. Nothing
+    that the pixels need is left out or mended: what is wrong with them stays wrong.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         plain = _png_without_metadata(data)
     elif data.startswith(b"\xff\xd8\xff"):
         plain = _jpeg_without_metadata(data)
+    elif starts_tiff(data):
+        plain = tiff_without_metadata(data)
     else:
         return None
-    return plain if plain and len(plain) < len(data) else None
+    return None if plain == data else plain
 
 
 def _jpeg_without_metadata(data: bytes) -> bytes | None:

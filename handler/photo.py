@@ -28,7 +28,10 @@ from PIL import (
 )
 
 from handler.apart import CRASHES, run_apart
-from handler.parts import count_scans, unopened_jpeg, without_metadata
+from handler.parts import count_scans, without_metadata
+from handler.pixels import samples_of, to_rgb_or_rgba
+from handler.tiff import misread_tiff, read_natively
+from handler.unopened import other_format, unopened
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -65,19 +68,6 @@ _UPRIGHT = {
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)  # of the orientations
 _HEADER = struct.Struct(">III")  # width, height, orientation; a child process sends pixels after it
-# What people send beside photos; naming it tells them more than "not a photo".
-_OTHER_FORMATS = {
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"<svg": "SVG",
-    b"<?xml": "SVG or other XML",
-    b"<!DOCTYPE svg": "SVG",
-    b"II*\x00\x10\x00\x00\x00CR": "Canon raw",
-    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x01\x00": "icon",
-}
 
 
 class PhotoException(Exception):
@@ -140,33 +130,40 @@ def _decode(data: bytes) -> DecodedPhoto:
     """The photo in `data`; where Pillow trips over its metadata, the photo without them."""
     end = time.thread_time() + MAX_DECODE_SECONDS  # of both tries
     try:
-        return _decode_once(data, end)
+        try:
+            return _decode_once(data, end)
+        except InvalidPhotoException as error:
+            with _damage_is_invalid():
+                plain = without_metadata(data) if _may_be_of_metadata(error.__cause__) else None
+            if plain is None:
+                raise
+        return _decode_once(plain, end)
     except InvalidPhotoException as error:
-        if error.__cause__ is None:  # not of Pillow
-            raise
         with _damage_is_invalid():
-            plain = without_metadata(data) if _may_be_of_metadata(error.__cause__) else None
-            feature = unopened_jpeg(data) if data.startswith(b"\xff\xd8\xff") else None
-        if feature:
-            raise _unsupported(feature) from None
-        if plain is None:
-            raise
-    return _decode_once(plain, end)
+            name = unopened(data, error.__cause__) if error.__cause__ else None
+        if name:
+            raise _unsupported(name) from error
+        raise
 
 
-def _may_be_of_metadata(error: BaseException) -> bool:
+def _may_be_of_metadata(error: BaseException | None) -> bool:
     """Whether the pixels may be good: where they are not, Pillow's decoders raise an OSError.
 
     A text or profile that unpacks to more than its limit is a bomb, and stays refused.
     """
-    if isinstance(error, UnidentifiedImageError):
-        return True
+    if error is None or isinstance(error, UnidentifiedImageError):
+        return error is not None
     return not isinstance(error, OSError) and "MAX_TEXT" not in str(error)
 
 
 def _decode_once(data: bytes, end: float) -> DecodedPhoto:
     with _open_photo(data, end) as photo:
         size = _size_as_sent(photo)
+        samples = samples_of(photo)
+        if isinstance(photo, TiffImagePlugin.TiffImageFile):
+            if name := misread_tiff(photo):
+                raise _unsupported(name)
+            read_natively(photo)
         if photo.format in ("JPEG", "MPO"):
             _check_scans(data)
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
@@ -178,7 +175,7 @@ def _decode_once(data: bytes, end: float) -> DecodedPhoto:
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
         # Not before load(): Pillow would decode a PNG to look for EXIF data behind its pixels.
         to_turn = _orientation(photo)
-        photo = _to_rgb_or_rgba(photo)
+        photo = to_rgb_or_rgba(photo, samples)
         # Squashed, not cropped: most training photos come squashed, and a crop cuts off ears.
         photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         if photo.mode == "RGBA":
@@ -239,6 +236,8 @@ def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
     """
     if not data:
         raise InvalidPhotoException("photo is empty; send the bytes of a photo")
+    if name := other_format(data):
+        raise _unsupported(name)
     # Whole, each of them has zero bytes, in the lengths of its parts.
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF")) and b"\0" not in data:
         raise InvalidPhotoException(
@@ -250,7 +249,10 @@ def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
         try:
             photo = Image.open(_TimedFile(data, end), formats=FORMATS)
         except UnidentifiedImageError as error:
-            raise _unidentified(data) from error
+            raise InvalidPhotoException(
+                f"not a photo, or cut off in its header ({len(data)} bytes); "
+                f"send {', '.join(FORMATS)}"
+            ) from error
         with photo:
             if photo.format not in ("JPEG", "MPO"):
                 _check_size(photo, MAX_MEGAPIXELS, str(photo.format))
@@ -288,16 +290,6 @@ def _too_much() -> PhotoTooLargeException:
     )
 
 
-def _unidentified(data: bytes) -> PhotoException:
-    head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for magic, name in _OTHER_FORMATS.items():
-        if head.startswith(magic):
-            return _unsupported(name)
-    return InvalidPhotoException(
-        f"not a photo, or cut off in its header ({len(data)} bytes); send {', '.join(FORMATS)}"
-    )
-
-
 def _unsupported(name: str) -> UnsupportedPhotoException:
     return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
 
@@ -332,32 +324,14 @@ def _size_as_sent(photo: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(photo: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data can't be read."""
+    """The orientation, 1 to 8, as EXIF tells it, or XMP where EXIF doesn't; 1 where neither does.
+
+    Browsers leave XMP aside; Pillow's own `exif_transpose`, which many photos passed, does not.
+    """
+    if photo.format == "AVIF":
+        photo.info.pop("xmp", None)  # as in a HEIC, its own properties count, which Pillow reads
     try:
         value = int(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF makes Pillow raise nearly anything; the pixels are still good
         return 1
     return value if value in _UPRIGHT else 1
-
-
-def _to_rgb_or_rgba(photo: Image.Image) -> Image.Image:
-    """RGBA where the photo has transparency, else RGB; deeper grey is scaled to 8 bits."""
-    if photo.mode.startswith("I;16"):  # Pillow's own conversion clips instead of scaling
-        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    elif photo.mode in ("I", "F"):
-        photo = Image.fromarray(_levels(np.array(photo, np.float32)))
-    mode = "RGBA" if photo.has_transparency_data else "RGB"
-    return photo if photo.mode == mode else photo.convert(mode)
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Grey without a fixed white, (H, W) float32, to uint8: darkest becomes black, brightest white.
-
-    What is no number becomes black. Works in place: the largest photo takes 64 MB as it is.
-    """
-    known = np.isfinite(values)
-    low = float(values.min(where=known, initial=np.inf))
-    span = float(values.max(where=known, initial=-np.inf)) - low
-    values -= low
-    values *= 255 / span if span > 1e-9 else 0
-    return np.clip(np.nan_to_num(values, copy=False), 0, 255, out=values).astype(np.uint8)
