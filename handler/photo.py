@@ -41,7 +41,7 @@ MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes
 MAX_MEGAPIXELS_CMYK = 36  # in a JPEG; a progressive one is kept whole, in 8 bytes a pixel (RGB: 6)
 MAX_SCANS = 32  # of a JPEG; encoders write 10, and each goes over the whole picture: up to 55 ms
 # What one decode may take, so that a hostile file delays its batch and no more. The largest photos
-# that are taken need 290 megabytes (50 megapixels of progressive JPEG), 250 (WebP), 215 (TIFF), 190
+# that are taken need 290 megabytes (50 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190
 # (AVIF), 140 (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a core of a server.
 MAX_DECODE_MEGABYTES = 400
 MAX_DECODE_SECONDS = 3  # of processor time
