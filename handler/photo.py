@@ -28,6 +28,10 @@ from PIL import (
 )
 
 from handler.apart import CRASHES, run_apart
+from handler.parts import count_scans, without_metadata
+from handler.pixels import samples_of, to_rgb_or_rgba
+from handler.tiff import misread_tiff, read_natively
+from handler.unopened import other_format, unopened
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
@@ -37,12 +41,12 @@ MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes
 MAX_MEGAPIXELS_CMYK = 36  # in a JPEG; a progressive one is kept whole, in 8 bytes a pixel (RGB: 6)
 MAX_SCANS = 32  # of a JPEG; encoders write 10, and each goes over the whole picture: up to 55 ms
 # What one decode may take, so that a hostile file delays its batch and no more. The largest photos
-# that are taken need 290 megabytes (50 megapixels of progressive JPEG), 250 (WebP), 215 (TIFF), 190
+# that are taken need 290 megabytes (50 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190
 # (AVIF), 140 (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a core of a server.
 MAX_DECODE_MEGABYTES = 400
 MAX_DECODE_SECONDS = 3  # of processor time
 PNG_END = b"IEND\xaeB`\x82"
-# The start of a scan of a JPEG with its length, which tells it from chance in a file's other parts.
+# The start of a scan of a JPEG with its length, which tells it from most chance in other parts.
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
 
 pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
@@ -64,19 +68,6 @@ _UPRIGHT = {
 }
 _ON_ITS_SIDE = (5, 6, 7, 8)  # of the orientations
 _HEADER = struct.Struct(">III")  # width, height, orientation; a child process sends pixels after it
-# What people send beside photos; naming it tells them more than "not a photo".
-_OTHER_FORMATS = {
-    b"%PDF": "PDF",
-    b"8BPS": "Photoshop",
-    b"<svg": "SVG",
-    b"<?xml": "SVG or other XML",
-    b"<!DOCTYPE svg": "SVG",
-    b"II*\x00\x10\x00\x00\x00CR": "Canon raw",
-    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
-    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
-    b"\x00\x00\x01\x00": "icon",
-}
 
 
 class PhotoException(Exception):
@@ -136,8 +127,43 @@ def read_photo(data: bytes) -> DecodedPhoto:
 
 
 def _decode(data: bytes) -> DecodedPhoto:
-    with _open_photo(data) as photo:
+    """The photo in `data`; where Pillow trips over its metadata, the photo without them."""
+    end = time.thread_time() + MAX_DECODE_SECONDS  # of both tries
+    try:
+        try:
+            return _decode_once(data, end)
+        except InvalidPhotoException as error:
+            with _damage_is_invalid():
+                plain = without_metadata(data) if _may_be_of_metadata(error.__cause__) else None
+            if plain is None:
+                raise
+        return _decode_once(plain, end)
+    except InvalidPhotoException as error:
+        with _damage_is_invalid():
+            name = unopened(data, error.__cause__) if error.__cause__ else None
+        if name:
+            raise _unsupported(name) from error
+        raise
+
+
+def _may_be_of_metadata(error: BaseException | None) -> bool:
+    """Whether the pixels may be good: where they are not, Pillow's decoders raise an OSError.
+
+    A text or profile that unpacks to more than its limit is a bomb, and stays refused.
+    """
+    if error is None or isinstance(error, UnidentifiedImageError):
+        return error is not None
+    return not isinstance(error, OSError) and "MAX_TEXT" not in str(error)
+
+
+def _decode_once(data: bytes, end: float) -> DecodedPhoto:
+    with _open_photo(data, end) as photo:
         size = _size_as_sent(photo)
+        samples = samples_of(photo)
+        if isinstance(photo, TiffImagePlugin.TiffImageFile):
+            if name := misread_tiff(photo):
+                raise _unsupported(name)
+            read_natively(photo)
         if photo.format in ("JPEG", "MPO"):
             _check_scans(data)
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, or sharpness goes
@@ -149,7 +175,7 @@ def _decode(data: bytes) -> DecodedPhoto:
             raise InvalidPhotoException("photo is truncated: no end mark; send the whole file")
         # Not before load(): Pillow would decode a PNG to look for EXIF data behind its pixels.
         to_turn = _orientation(photo)
-        photo = _to_rgb_or_rgba(photo)
+        photo = to_rgb_or_rgba(photo, samples)
         # Squashed, not cropped: most training photos come squashed, and a crop cuts off ears.
         photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
         if photo.mode == "RGBA":
@@ -188,10 +214,10 @@ def _decode_apart(data: bytes) -> DecodedPhoto:
 class _TimedFile(io.BytesIO):
     """Pillow reads block by block, so that a file of a million tiny ones comes to its end here."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, end: float) -> None:
         super().__init__(data)
         self.reads = 0
-        self.end = time.thread_time() + MAX_DECODE_SECONDS
+        self.end = end
 
     def read(self, size: int | None = -1, /) -> bytes:
         self.reads += 1
@@ -201,13 +227,17 @@ class _TimedFile(io.BytesIO):
 
 
 @contextmanager
-def _open_photo(data: bytes) -> Iterator[Image.Image]:
+def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
     """Open the photo in `data` by its header alone and check format and size; pixels come later.
+
+    `end` is the time of this thread at which it counts as too much.
 
     Raises the same exceptions as `read_photo`, also for what is done with the photo meanwhile.
     """
     if not data:
         raise InvalidPhotoException("photo is empty; send the bytes of a photo")
+    if name := other_format(data):
+        raise _unsupported(name)
     # Whole, each of them has zero bytes, in the lengths of its parts.
     if data.startswith((b"\xff\xd8\xff", b"\x89PNG", b"RIFF")) and b"\0" not in data:
         raise InvalidPhotoException(
@@ -217,9 +247,12 @@ def _open_photo(data: bytes) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), _damage_is_invalid():
         warnings.simplefilter("ignore")  # odd EXIF and palettes: the photo still opens
         try:
-            photo = Image.open(_TimedFile(data), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise _unidentified(data) from None
+            photo = Image.open(_TimedFile(data, end), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise InvalidPhotoException(
+                f"not a photo, or cut off in its header ({len(data)} bytes); "
+                f"send {', '.join(FORMATS)}"
+            ) from error
         with photo:
             if photo.format not in ("JPEG", "MPO"):
                 _check_size(photo, MAX_MEGAPIXELS, str(photo.format))
@@ -257,14 +290,8 @@ def _too_much() -> PhotoTooLargeException:
     )
 
 
-def _unidentified(data: bytes) -> PhotoException:
-    head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
-    for magic, name in _OTHER_FORMATS.items():
-        if head.startswith(magic):
-            return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
-    return InvalidPhotoException(
-        f"not a photo, or cut off in its header ({len(data)} bytes); send {', '.join(FORMATS)}"
-    )
+def _unsupported(name: str) -> UnsupportedPhotoException:
+    return UnsupportedPhotoException(f"{name} is not opened; send {', '.join(FORMATS)}")
 
 
 def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
@@ -282,6 +309,8 @@ def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
 
 def _check_scans(data: bytes) -> None:
     scans = len(_SCAN.findall(data))
+    if scans > MAX_SCANS:  # also of what is behind the end mark, as in bursts and motion photos
+        scans = count_scans(data)
     if scans > MAX_SCANS:
         raise PhotoTooLargeException(
             f"photo has {scans} scans; JPEG is taken up to {MAX_SCANS}: save it as a plain JPEG"
@@ -295,32 +324,14 @@ def _size_as_sent(photo: Image.Image) -> tuple[int, int]:
 
 
 def _orientation(photo: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data can't be read."""
+    """The orientation, 1 to 8, as EXIF tells it, or XMP where EXIF doesn't; 1 where neither does.
+
+    Browsers leave XMP aside; Pillow's own `exif_transpose`, which many photos passed, does not.
+    """
+    if photo.format == "AVIF":
+        photo.info.pop("xmp", None)  # as in a HEIC, its own properties count, which Pillow reads
     try:
         value = int(photo.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # broken EXIF makes Pillow raise nearly anything; the pixels are still good
         return 1
     return value if value in _UPRIGHT else 1
-
-
-def _to_rgb_or_rgba(photo: Image.Image) -> Image.Image:
-    """RGBA where the photo has transparency, else RGB; deeper grey is scaled to 8 bits."""
-    if photo.mode.startswith("I;16"):  # Pillow's own conversion clips instead of scaling
-        photo = Image.fromarray((np.asarray(photo) >> 8).astype(np.uint8))
-    elif photo.mode in ("I", "F"):
-        photo = Image.fromarray(_levels(np.array(photo, np.float32)))
-    mode = "RGBA" if photo.has_transparency_data else "RGB"
-    return photo if photo.mode == mode else photo.convert(mode)
-
-
-def _levels(values: np.ndarray) -> np.ndarray:
-    """Grey without a fixed white, (H, W) float32, to uint8: darkest becomes black, brightest white.
-
-    What is no number becomes black. Works in place: the largest photo takes 64 MB as it is.
-    """
-    known = np.isfinite(values)
-    low = float(values.min(where=known, initial=np.inf))
-    span = float(values.max(where=known, initial=-np.inf)) - low
-    values -= low
-    values *= 255 / span if span > 1e-9 else 0
-    return np.clip(np.nan_to_num(values, copy=False), 0, 255, out=values).astype(np.uint8)

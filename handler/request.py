@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 from typing import Any
+from urllib.parse import unquote
 
 from handler.photo import InvalidPhotoException
 
 MAX_PHOTOS = 8  # in one request; more would hold up the others of its batch
 PART_OVERHEAD = 1024  # bytes; a part's headers and boundary take less, a photo more
+_URL_SAFE = str.maketrans("-_", "+/")
 HOW_TO_SEND = (
     "send a photo as the body (curl -T photo.jpg), as a file field of a form "
     '(curl -F photo=@photo.jpg) or as JSON {"data": "<base64>"}'
@@ -65,9 +67,20 @@ def photo_bytes(content: Any) -> bytes:
             )
         return bytes(content)
     if isinstance(content, dict) and isinstance(content.get("data"), str):
-        try:
-            return base64.b64decode("".join(content["data"].split()), validate=True)
-        except ValueError as error:
-            raise InvalidPhotoException(f"`data` is not base64: {error}") from None
+        return _from_base64(content["data"])
     kind = "text" if isinstance(content, str) else "JSON without a `data` string"
     raise InvalidPhotoException(f"the content is {kind}, not a photo; {HOW_TO_SEND}")
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes in base64 of either alphabet, with or without padding, also as a `data:` URI."""
+    if text[:5].lower() == "data:":
+        head, comma, text = text.partition(",")
+        if not f"{head}{comma}".lower().endswith(";base64,"):
+            raise InvalidPhotoException("`data` is a URI without base64; send data:;base64,...")
+        text = unquote(text)
+    text = "".join(text.split()).rstrip("=").translate(_URL_SAFE)
+    try:
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except ValueError as error:
+        raise InvalidPhotoException(f"`data` is not base64: {error}") from None

@@ -28,6 +28,7 @@ from handler.photo import (
     PhotoTooLargeException,
     decode_photo,
 )
+from handler.pixels import Samples
 from handler.request import PART_OVERHEAD, photo_bytes, photo_fields
 from handler.upload import read_upload
 from tests.hostile import (
@@ -271,10 +272,10 @@ def test_a_decoder_that_dies_takes_its_own_process_along_and_no_more(
 
 
 def test_memory_that_runs_out_is_the_photos_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_out(image: Image.Image) -> None:
+    def run_out(image: Image.Image, samples: Samples) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(photo, "_to_rgb_or_rgba", run_out)
+    monkeypatch.setattr(photo, "to_rgb_or_rgba", run_out)
     with pytest.raises(PhotoTooLargeException, match="megabytes"):
         decode_photo(encode(picture(), "PNG"))
 

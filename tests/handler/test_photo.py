@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from handler.photo import (
-    _OTHER_FORMATS,
     FORMATS,
     MAX_MEGAPIXELS,
     MAX_MEGAPIXELS_JPEG,
@@ -28,6 +27,7 @@ from handler.photo import (
     decode_photo,
     read_photo,
 )
+from handler.unopened import OTHER_FORMATS
 from tests.hostile.heif import Item, box, heic_item, heif
 from tests.hostile.tiff import TiffEntry, tiff
 
@@ -56,7 +56,7 @@ SHOWN_AS = STORED_AS | {6: TURNS.ROTATE_270, 8: TURNS.ROTATE_90}
 
 def test_every_format_that_is_opened_is_tried_here() -> None:
     assert {*MODES, "HEIF"} == set(FORMATS)  # HEIF from files
-    assert not [name for name in _OTHER_FORMATS.values() if name in FORMATS]
+    assert not [name for name in OTHER_FORMATS.values() if name in FORMATS]
 
 
 def picture(width: int = 120, height: int = 90) -> Image.Image:
@@ -259,6 +259,31 @@ def test_a_tiff_is_turned_once_however_its_orientation_is_written(way: str) -> N
     assert list(corners) == [0, 0, 0, 255]
 
 
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize(("of_exif", "counts"), [(None, 6), (1, 1), (3, 3)])
+def test_an_orientation_in_xmp_counts_where_exif_has_none(
+    format_name: str, of_exif: int | None, counts: int
+) -> None:
+    options: dict[str, Any] = {"xmp": XMP}
+    if format_name == "PNG":
+        text = PngImagePlugin.PngInfo()
+        text.add_itxt("XML:com.adobe.xmp", XMP)
+        options = {"pnginfo": text}
+    exif = Image.Exif()
+    if of_exif:
+        options["exif"] = exif
+        exif[ExifTags.Base.Orientation] = of_exif
+    if format_name == "TIFF":
+        options = {"tiffinfo": {700: XMP, **exif}}
+    assert _decode(encode(picture(), format_name, **options)).orientation == counts
+
+
+def test_an_avif_is_turned_by_its_own_properties_and_not_by_xmp() -> None:
+    turned = sent(picture(), 6, "AVIF", xmp=XMP.replace(b"6", b"3"))
+    assert _decode(turned).orientation == 6
+    assert _decode(encode(picture(), "AVIF", xmp=XMP)).orientation == 1
+
+
 def test_exif_behind_the_pixels_of_a_png_counts() -> None:
     png = sent(picture(), 6, "PNG")
     start = png.index(b"eXIf") - 4
@@ -414,6 +439,12 @@ def test_a_photo_whose_line_ends_curl_took_out_is_told_from_others(format_name: 
         (b"  <svg xmlns=''>", "SVG"),
         (b"\xef\xbb\xbf<?xml version='1.0'?>", "XML"),
         (b"8BPS\0\1", "Photo"),
+        (b"II*\0\x10\0\0\0CR\2\0", "Canon raw"),
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "Canon raw"),
+        (b"FUJIFILMCCD-RAW 0201", "Fujifilm raw"),
+        (b"IIU\0\x18\0\0\0", "Panasonic raw"),
+        (b"IIRO\x08\0\0\0", "Olympus raw"),
+        (b"II\xbc\1", "JPEG XR"),
     ],
 )
 def test_formats_that_are_not_opened_are_named_beside_those_that_are(

@@ -16,6 +16,7 @@ from tests.hostile.made import (
     PHOTO,
     TIME_BOMB,
     TOO_LARGE,
+    UNSUPPORTED,
     Hostile,
     encode,
     picture,
@@ -41,20 +42,29 @@ def files() -> Hostile:
     for marker, name, answer in (
         (0xC1, "extended", PHOTO),
         (0xC3, "lossless", INVALID),
-        (0xC5, "hierarchical", INVALID),
+        (0xC5, "hierarchical", UNSUPPORTED),
         (0xC9, "arithmetic coding", PHOTO),
         (0xCA, "arithmetic coding, progressive", INVALID),
     ):
         yield name, small.replace(b"\xff\xc0", bytes([0xFF, marker])), answer
     frame = small.find(b"\xff\xc0")
-    for place, value, name in (
-        (4, 12, "12 bits"),
-        (9, 2, "two components"),
-        (11, 0, "sampling factors of 0"),
-        (11, 255, "sampling factors of 15"),
+    for place, value, name, answer in (
+        (4, 12, "12 bits", UNSUPPORTED),
+        (9, 2, "two components", UNSUPPORTED),
+        (11, 0, "sampling factors of 0", INVALID),
+        (11, 255, "sampling factors of 15", INVALID),
     ):
         spoiled = small[: frame + place] + bytes([value]) + small[frame + place + 1 :]
-        yield name, spoiled, INVALID
+        yield name, spoiled, answer
+    for name, side in BROKEN_SEGMENTS.items():
+        yield f"broken: {name}", in_jpeg(side), PHOTO
+        yield f"broken: {name}, cut off", in_jpeg(side)[:-40], INVALID
+    yield "broken: tables", in_jpeg(segment(0xDB, bytes(10))), INVALID
+    yield "500 scans behind its end", small + with_scans(progressive, 500), PHOTO
+    yield "50 pictures behind its end", small + progressive * 50, PHOTO
+    hidden = progressive[:-2] + segment(0xE5, b"\xff\xd9") + progressive[-2:]
+    yield "500 scans behind an end in a segment", with_scans(hidden, 500), TOO_LARGE
+    yield "500 scans without an end", with_scans(progressive, 500)[:-2], TOO_LARGE
     yield "Adobe's transform of CMYK", in_jpeg(segment(0xEE, b"Adobe\0d\0\0\0\0\2")), PHOTO
     yield "11 MB of EXIF", in_jpeg(segment(0xE1, b"Exif\0\0" + bytes(60_000)) * 190), PHOTO
     yield "10 MB of profile", in_jpeg(b"".join(profile_parts(160))), PHOTO
@@ -71,12 +81,41 @@ def files() -> Hostile:
     yield "restarts that don't come", in_jpeg(segment(0xDD, b"\0\1")), PHOTO
     pieces = segment(0xE1, b"Exif\0\0" + bytes(220)) * 50_000  # each is joined to all before it
     yield f"{TIME_BOMB}EXIF in 50,000 pieces", in_jpeg(pieces), TOO_LARGE
+    many = b"\xff\xfe\0\2" * 3_000_000
+    yield (
+        f"{TIME_BOMB}a broken segment, 3 million comments",
+        in_jpeg(b"\xff\xee\0\7Adobe" + many),
+        INVALID,
+    )
+    scans = with_scans(progressive, 40)
+    last = scans.rfind(b"\xff\xda")
+    behind = scans[:last] + many + scans[last:]
+    yield f"{TIME_BOMB}3 million comments between scans", behind, INVALID | TOO_LARGE
     yield f"{TIME_BOMB}3 million comments", in_jpeg(b"\xff\xfe\0\2" * 3_000_000), PHOTO | TOO_LARGE
+
+
+def photoshop(resource: int, content: bytes, length: int) -> bytes:
+    """A segment of one image resource."""
+    return b"Photoshop 3.0\0" + struct.pack(">4sHHI", b"8BIM", resource, 0, length) + content
 
 
 def segment(marker: int, content: bytes) -> bytes:
     """A segment of a JPEG."""
     return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+# Each made Pillow raise: "not a photo", though libjpeg, and so each browser, skips it.
+BROKEN_SEGMENTS = {
+    "JFIF without a version": segment(0xE0, b"JFIF\0"),
+    "Adobe without a version": segment(0xEE, b"Adobe"),
+    "Adobe without a transform": segment(0xEE, b"Adobe\0d\0\0\0\0"),
+    "a profile without numbers": segment(0xE2, b"ICC_PROFILE\0"),
+    "a profile with one number": segment(0xE2, b"ICC_PROFILE\0\1"),
+    "a resolution that is cut off": segment(0xED, photoshop(0x3ED, b"\0\x48", 2)),
+    "resources that are cut off": segment(0xED, b"Photoshop 3.0\x008BIM\7\xdb"),
+    "resources without a number": segment(0xED, b"Photoshop 3.0\x008BIM"),
+    "a mark of old": b"\xff\x01",
+}
 
 
 def in_jpeg(segments: bytes) -> bytes:

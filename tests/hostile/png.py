@@ -60,9 +60,20 @@ def files() -> Hostile:
     yield "4 billion frames", in_png(chunk(b"acTL", struct.pack(">II", HUGE, 0))), PHOTO
     control = struct.pack(">IIIIIHHBB", 0, 100, 100, 2**31, 2**31, 1, 1, 0, 0)
     outside = chunk(b"acTL", struct.pack(">II", 2, 0)) + chunk(b"fcTL", control)
-    yield "a frame outside the picture", in_png(outside), INVALID
+    yield "a frame outside the picture", in_png(outside), PHOTO
     yield "a chunk of 4 GB", in_png(struct.pack(">I4s", HUGE, b"tEXt")), INVALID
     yield "a wrong checksum", small[:29] + bytes(4) + small[33:], INVALID
+    for name, side in BROKEN_CHUNKS.items():
+        for place, whole in (("", in_png(side)), (" behind the pixels", behind_pixels(side))):
+            yield f"broken: {name}{place}", whole, PHOTO
+            yield f"broken: {name}{place}, cut off", whole[:-40], INVALID
+    yield "broken: a palette's checksum", in_png(chunk(b"PLTE", bytes(3))[:-1] + b"!"), INVALID
+    yield "a wrong checksum of pixels", small[:-13] + b"!" + small[-12:], PHOTO
+    yield (
+        "broken, and a profile bomb",
+        in_png(chunk(b"iCCP", b"x\0\0" + zeros(100)) + chunk(b"gAMA", b"")),
+        INVALID,
+    )
     yield "no palette", png(20, 20, zeros(1), colour=3), INVALID
     outside = zlib.compress((b"\0" + b"\xff" * 20) * 20)
     palette = chunk(b"PLTE", bytes(3))
@@ -71,7 +82,38 @@ def files() -> Hostile:
     yield "two headers", in_png(small[8:33]), PHOTO
     bombs = chunk(b"iCCP", b"icc\0\0" + zeros(16)) * 600
     yield f"{TIME_BOMB}600 profiles of 16 MB", in_png(bombs), PHOTO | TOO_LARGE
+    million = chunk(b"gAMA", b"") + chunk(b"prVt", b"") * 10**6
+    yield f"{TIME_BOMB}a broken chunk, then a million", in_png(million), INVALID
     yield f"{TIME_BOMB}a million chunks", in_png(chunk(b"prVt", b"") * 10**6), PHOTO | TOO_LARGE
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG."""
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+# Each made Pillow raise, though browsers show the picture without it.
+BROKEN_CHUNKS = {
+    "a gamma that is too short": chunk(b"gAMA", b"\0"),
+    "a resolution that is too short": chunk(b"pHYs", b"\0" * 8),
+    "colours that are too short": chunk(b"cHRM", b"\0" * 31),
+    "an intent that is empty": chunk(b"sRGB", b""),
+    "a transparency that is too short": chunk(b"tRNS", b"\0"),
+    "an empty profile": chunk(b"iCCP", b""),
+    "a profile packed in another way": chunk(b"iCCP", b"x\0\7"),
+    "text packed in another way": chunk(b"zTXt", b"x\0\7"),
+    "a number of frames that is too short": chunk(b"acTL", b"\0"),
+    "a frame that is too short": chunk(b"fcTL", b"\0"),
+    "a wrong checksum": chunk(b"gAMA", bytes(4))[:-1] + b"!",
+    "a wrong checksum of EXIF": chunk(b"eXIf", b"II*\0")[:-1] + b"!",
+    "a wrong checksum of what nobody knows": chunk(b"vpAg", b"")[:-1] + b"!",
+}
+
+
+def behind_pixels(side: bytes) -> bytes:
+    whole = good_pictures()["PNG"]
+    return whole[:-12] + side + whole[-12:]
 
 
 def png(
@@ -87,12 +129,6 @@ def png(
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", pixels)
     return b"\x89PNG\r\n\x1a\n" + header + before + pixels + chunk(b"IEND", b"")
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    """A chunk of a PNG."""
-    checksum = struct.pack(">I", zlib.crc32(kind + content))
-    return struct.pack(">I", len(content)) + kind + content + checksum
 
 
 def in_png(*chunks: bytes) -> bytes:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 
+from tests.hostile.layouts import SIDE, Layout, tiff_of
 from tests.hostile.made import (
     HUGE,
     INVALID,
     PHOTO,
     TIME_BOMB,
     TOO_LARGE,
+    UNSUPPORTED,
     Hostile,
     encode,
     picture,
@@ -21,6 +24,7 @@ from tests.hostile.made import (
 
 TiffEntry = tuple[int, int, int]  # type, count, value or where the values are
 
+PREVIEW: dict[int, TiffEntry | None] = {254: (4, 1, 1), 330: (4, 1, 8)}
 LIES: tuple[tuple[str, int, TiffEntry | None, set[int]], ...] = (
     ("strips past the end", 273, (4, 1, HUGE), INVALID),
     ("strips at -1", 273, (9, 1, HUGE), INVALID),
@@ -28,12 +32,13 @@ LIES: tuple[tuple[str, int, TiffEntry | None, set[int]], ...] = (
     ("4 billion strips", 273, (4, HUGE, 8), INVALID),
     ("no strips", 273, None, INVALID),
     ("no bytes in its strip", 279, (4, 1, 0), PHOTO),
-    ("64 bits", 258, (3, 1, 64), INVALID),
+    ("64 bits", 258, (3, 1, 64), UNSUPPORTED),
     ("1,000 samples", 277, (3, 1, 1_000), INVALID),
     ("no samples", 277, (3, 1, 0), INVALID),
     ("a width as text", 256, (2, 4, 0x31323334), INVALID),
-    ("two widths", 256, (3, 2, 0x00140014), PHOTO),
-    ("compression 65,535", 259, (3, 1, 65_535), INVALID),
+    ("two widths", 256, (3, 2, 0x00140014), INVALID),
+    ("compression 65,535", 259, (3, 1, 65_535), UNSUPPORTED),
+    ("compression as text", 259, (2, 4, 0x1B1B1B), INVALID),
     ("no colour", 262, (3, 1, 65_535), INVALID),
     ("fax that isn't", 259, (3, 1, 4), INVALID),
     ("LZW that isn't", 259, (3, 1, 5), INVALID),
@@ -96,16 +101,33 @@ def files() -> Hostile:
     jpeg = encode(Image.new("L", (5_000, 5_000)), "JPEG")
     larger = tiff(20, 20, jpeg, {259: (3, 1, 7), 279: (4, 1, len(jpeg))})
     yield "a JPEG inside that is larger", larger, INVALID
+    yield "a camera's raw behind a preview", tiff(20, 20, changed=PREVIEW), UNSUPPORTED
+    yield "a DNG", tiff(20, 20, changed={50_706: (1, 4, 1)}), UNSUPPORTED
+    text = {282: (2, 4, 0x31313131), 283: (2, 4, 0x31313131), 296: (3, 1, 3)}
+    broken = tiff(20, 20, changed=text)
+    yield "a resolution that is text", broken, PHOTO
+    yield "a resolution that is text, cut off", broken[:-30], INVALID
+    yield "a resolution that is text, pixels cut off", tiff(4_000, 20, changed=text), INVALID
+    for colour, kind, answer in (
+        ("RGB", "16", PHOTO),
+        ("WhiteIsZero", "16", PHOTO),
+        ("RGB", "float 32", UNSUPPORTED),
+        ("Lab", "8", UNSUPPORTED),
+    ):
+        samples = np.full((SIDE, SIDE, 3 if colour in ("RGB", "Lab") else 1), 99)
+        planes = tiff_of(samples, colour, kind, Layout(True, True, 1, False))
+        yield f"{kind} bits of {colour} in planes", planes, answer
+        yield f"{kind} bits of {colour} in planes, cut off", planes[:-40], INVALID
     strips = {273: (4, 3_000_000, 8), 278: (4, 1, 1)}
     many = tiff(16, 10**6, struct.pack("<I", 8) * 3_000_000, strips)
-    yield f"{TIME_BOMB}3 million strips", many, TOO_LARGE
+    yield f"{TIME_BOMB}3 million strips", many, INVALID | TOO_LARGE
 
 
 def tiff(
     width: int,
     height: int,
     pixels: bytes = bytes(range(200)) * 2,
-    changed: dict[int, TiffEntry | None] | None = None,
+    changed: Mapping[int, TiffEntry | None] | None = None,
     *,
     following: bool = False,
 ) -> bytes:
@@ -114,7 +136,7 @@ def tiff(
         256: (4, 1, width), 257: (4, 1, height), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1),
         273: (4, 1, 8), 277: (3, 1, 1), 278: (4, 1, height), 279: (4, 1, len(pixels)),
     }  # fmt: skip
-    tags = [(tag, *e) for tag, e in sorted((entries | (changed or {})).items()) if e]
+    tags = [(tag, *e) for tag, e in sorted({**entries, **(changed or {})}.items()) if e]
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *t) for t in tags)
     start = struct.pack("<I", 8 + len(pixels))
     return b"II*\0" + start + pixels + directory + (start if following else bytes(4))
