@@ -69,7 +69,7 @@ def timed() -> Iterator[Callable[[], float]]:
 
 
 def reading(photos: int, folder: Path) -> float:
-    """What `prepare` does with files; pixels go nowhere, for want of 150 GB."""
+    """What `prepare` does with files; pixels go nowhere: they would take 150 GB."""
     random = np.random.default_rng(0)
     made = []
     for label in ("cat", "dog"):
@@ -243,10 +243,10 @@ def measured(task: str, photos: int, folder: Path | None) -> dict[str, float]:
             most = max(most, allocated(child.pid))
             time.sleep(0.05)
         assert child.stdout
-        told = child.stdout.read()
+        printed = child.stdout.read()
     if child.returncode:
         raise SystemExit(f"{task} of {photos:,} photos failed")
-    return {"seconds": round(json.loads(told), 4), "gigabytes": round(most / 1e9, 2)}
+    return {"seconds": round(json.loads(printed), 4), "gigabytes": round(most / 1e9, 2)}
 
 
 def allocated(pid: int) -> int:

@@ -31,25 +31,28 @@ def train_one_epoch(
     strength = 1 + progress * (params.final_strength - 1)
     side = params.small_side if epoch < params.small_epochs else SIDE
     training.model.train()
-    told: dict[str, list[torch.Tensor]] = defaultdict(list)  # read late: reading waits for a GPU
     order = order_of_epoch(loader.split, params)
-    labels = torch.tensor(loader.split.labels)
-    batches = zip(loader.batches(order), labels[order].to(device), strict=True)
+    all_labels = torch.tensor(loader.split.labels)[order].to(device)
+    batches = zip(loader.batches(order), all_labels, strict=True)
     title = f"epoch {epoch + 1}/{params.epochs}"
     bar = tqdm(batches, title, len(order), unit_scale=order.shape[1], unit="photo", mininterval=1)
+    # Read once a second and at the end, since reading a number waits for the GPU.
+    values_of: dict[str, list[torch.Tensor]] = defaultdict(list)
     loading = 0.0
     started = loaded = shown = time.perf_counter()
-    for pixels, numbers in bar:
+    for pixels, labels in bar:
         classes = len(loader.split.classes)
-        photos, targets = changed_batch(pixels, numbers, classes, params, strength)
+        photos, targets = changed_batch(pixels, labels, classes, params, strength)
         loading += time.perf_counter() - loaded
         for name, value in train_one_step(training, photos, targets, side, teacher).items():
-            told[name].append(value)
+            values_of[name].append(value)
         loaded = time.perf_counter()
         if loaded - shown > 1:
             shown = loaded
-            bar.set_postfix_str(progress_of(told, loading / (loaded - started), device), False)
-    sums = {name: torch.stack(values).cpu().double().sum().item() for name, values in told.items()}
+            bar.set_postfix_str(progress_of(values_of, loading / (loaded - started), device), False)
+    sums = {
+        name: torch.stack(values).cpu().double().sum().item() for name, values in values_of.items()
+    }
     seconds = time.perf_counter() - started
     figures = averaged(
         {
@@ -67,9 +70,11 @@ def train_one_epoch(
     }
 
 
-def progress_of(told: dict[str, list[torch.Tensor]], loading: float, device: torch.device) -> str:
+def progress_of(
+    values_of: dict[str, list[torch.Tensor]], loading: float, device: torch.device
+) -> str:
     """What the progress bar says after photos/s."""
-    text = f"loss={torch.stack(told['loss']).mean().item():.3f}, loading={loading:.0%}"
+    text = f"loss={torch.stack(values_of['loss']).mean().item():.3f}, loading={loading:.0%}"
     memory = memory_used(device)
     return text + (f", GPU {memory:.1f} GB" if memory else "")
 
@@ -127,8 +132,8 @@ def train_one_step(
     loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
     if seen:
         share = params.teacher_labels
-        told_loss = F.cross_entropy(logits, seen.probabilities)
-        loss = (1 - share) * label_loss + share * told_loss
+        teacher_label_loss = F.cross_entropy(logits, seen.probabilities)
+        loss = (1 - share) * label_loss + share * teacher_label_loss
     loss = loss + teacher_loss
     training.optimizer.zero_grad()
     loss.backward()
