@@ -170,6 +170,7 @@ class NoPhotos:
 
     classes = ("cat", "dog")
     photos_sha256 = ""
+    left_out = 0
 
     def __len__(self) -> int:
         return BATCH
