@@ -230,7 +230,7 @@ def main() -> None:
                 row[str(size)] = measured(task, size, options.folder)
                 print(f"{task}, {size:,}: {row[str(size)]}", file=sys.stderr)
                 write_json(RESULT, result)
-    markdown.write_between_marks(DOCUMENT, MARK, table(result))
+                markdown.write_between_marks(DOCUMENT, MARK, table(result))
 
 
 def measured(task: str, photos: int, folder: Path | None) -> dict[str, float]:
@@ -270,7 +270,7 @@ def exponent(row: dict[str, Any]) -> float:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row for each task: seconds and gigabytes at each size, and the exponent of time."""
+    """A row for each task that is complete: time and memory at each size, and the exponent."""
     heads = [f"{size:,} photos" for size in SIZES]
     lines = [
         [
@@ -279,6 +279,7 @@ def table(result: dict[str, Any]) -> str:
             f"{exponent(row):.2f}",
         ]
         for task, row in result["rows"].items()
+        if len(row) == len(SIZES)
     ]
     return f"{markdown.table([result['machine'], *heads, 'exponent'], lines)}"
 
