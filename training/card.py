@@ -10,8 +10,8 @@ from training.files import write_atomically
 from training.markdown import percent, table, wrapped
 from training.model import count_parameters
 from training.procedure import procedure, reproduce
+from training.weights import FOREIGN
 
-FOREIGN = "foreign_validation"  # figures of photos of sources that validate as a whole
 FIGURES = "figures, written by `python -m training release`"  # the README's marks
 
 

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,7 @@ class Split:
         number_of = {name: number for number, name in enumerate(self.classes)} | {"": UNKNOWN}
         self.labels = [number_of[photo.label] for photo in self.photos]
         self.sources = [photo.source for photo in self.photos]
-        # Not of the collection that is divided: their sources are in this split as a whole.
-        elsewhere = {photo.source for photo in photos if photo.split != split}
-        self.foreign = np.array(
-            [photo.names_source or photo.source not in elsewhere for photo in self.photos]
-        )
+        self.elsewhere = {photo.source for photo in photos if photo.split != split}
         if not self.rows:
             raise UsageError(f"{index}: no photo in the {split} split; give more photos")
         shape = (len(photos), SIDE, SIDE, 3)
@@ -60,6 +57,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @cached_property
+    def foreign(self) -> np.ndarray:
+        """A mask (N,) of photos not of the collection that is divided: their sources are in this
+        split as a whole."""
+        return np.array(
+            [photo.names_source or photo.source not in self.elsewhere for photo in self.photos]
+        )
 
     def half_and_half(self) -> np.ndarray:
         """Photo numbers among which foreign photos are as many as the others, by repetition."""
@@ -146,9 +151,8 @@ def read_index(index: Path) -> list[Photo]:
 
 def _photo(row: dict[str, Any]) -> Photo:
     numbers = {name: int(row[name]) for name in ("bytes", "width", "height", "orientation")}
-    words = {
-        name: sys.intern(row[name]) for name in ("label", "split", "source")
-    }  # the same a million times
+    # Shared, since they are the same a million times.
+    words = {name: sys.intern(row[name]) for name in ("label", "split", "source")}
     return Photo(**row | numbers | words)
 
 

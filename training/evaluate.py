@@ -21,12 +21,7 @@ from training.checkpoint import BEST, CARD, read_run
 from training.dataset import Split
 from training.drift import reference
 from training.errors import UsageError
-from training.figures import (
-    certain_threshold,
-    confidences,
-    fit_temperature,
-    reliability,
-)
+from training.figures import certain_threshold, confidences, fit_temperature, reliability
 from training.files import write_json
 from training.hardware import CPU
 from training.measure import figures_of_kinds, half_precision_cost, measure
@@ -36,7 +31,7 @@ from training.params import EvaluateParams, Params
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges
-from training.weights import checked_network
+from training.weights import FOREIGN, checked_network
 
 METRICS = "metrics.json"  # the chief numbers of best.json
 UNRELEASED = "0.0"  # the version of weights that are not released
@@ -117,7 +112,7 @@ def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
     """The numbers of a card that one compares between runs."""
     measured = card["figures"]
     names = ("accuracy", "roc_auc", "cross_entropy", "calibration_error", "certain_share")
-    splits = [name for name in ("validation", "foreign_validation", "test") if name in measured]
+    splits = [name for name in ("validation", FOREIGN, "test") if name in measured]
     return {split: {name: measured[split][name] for name in names} for split in splits} | {
         "not_a_pet_certain_share": measured["not_a_pet"]["all"]["certain_share"]
     }

@@ -20,6 +20,7 @@ from training.model import half_precision, load_network, strangeness
 from training.not_pets import not_pets
 from training.outputs import Outputs, split_logits
 from training.params import TrainParams
+from training.weights import FOREIGN
 
 
 def measure(handler: CatsDogsHandler, split: Split, outputs: Outputs) -> dict[str, Any]:
@@ -57,13 +58,13 @@ def figures_of_kinds(
     sources, where there are any."""
     foreign = split.foreign
     kinds = {}
-    for name, rows in (("validation", ~foreign), ("foreign_validation", foreign)):
+    for name, rows in (("validation", ~foreign), (FOREIGN, foreign)):
         if rows.any():
             kinds[name] = split_figures(handler, Outputs(*(part[rows] for part in outputs)))
     if foreign.any():
         right = (outputs.logits.argmax(1) == outputs.labels).numpy()
         sources = np.array(split.sources)
-        kinds["foreign_validation"]["sources"] = {
+        kinds[FOREIGN]["sources"] = {
             name: accuracy_of(right[sources == name]) for name in sorted(set(sources[foreign]))
         }
     return kinds

@@ -359,14 +359,16 @@ def test_a_folder_without_photos_is_told_and_the_next_photo_takes_the_words_away
 
 
 def test_what_is_no_file_is_told(page: Page) -> None:
-    told = page.locator("#message")
+    message = page.locator("#message")
     link = {"mimeType": "text/uri-list", "data": "https://example.org/cat.jpg"}
     picture = {"mimeType": "text/html", "data": "<img src='https://example.org/cat.jpg'>"}
     for drop in ([link], [link, picture], [{"mimeType": "text/plain", "data": "a cat"}]):
         drag(page, items=drop)
-        expect(told).to_have_text(re.compile("^Only files can be dropped or pasted. Save the pict"))
+        expect(message).to_have_text(
+            re.compile("^Only files can be dropped or pasted. Save the pict")
+        )
         page.locator("#clear").evaluate("button => button.onclick()")
-        expect(told).to_be_empty()
+        expect(message).to_be_empty()
     paste = """selector => {
         const data = new DataTransfer();
         data.setData("text/plain", "https://example.org/cat.jpg");
@@ -374,9 +376,9 @@ def test_what_is_no_file_is_told(page: Page) -> None:
         document.querySelector(selector).dispatchEvent(event);
     }"""
     page.evaluate(paste, "#key")  # a key is text
-    expect(told).to_be_empty()
+    expect(message).to_be_empty()
     page.evaluate(paste, "body")
-    expect(told).to_have_text(re.compile("^Only files can be"))
+    expect(message).to_have_text(re.compile("^Only files can be"))
     expect(page.locator(".card")).to_have_count(0)
 
 
@@ -411,9 +413,9 @@ def test_why_there_is_no_explanation_is_told(page: Page, tmp_path: Path) -> None
         route.fulfill(status=status, body=body)
 
     page.route("**/explain", refuse)
-    for told in ("The queue is full", "The server gave no reason."):
+    for reason in ("The queue is full", "The server gave no reason."):
         card.locator(".explain").click()
-        expect(card.locator(".about")).to_have_text(f"No explanation. {told}")
+        expect(card.locator(".about")).to_have_text(f"No explanation. {reason}")
     page.unroute("**/explain")
     page.context.set_offline(True)
     card.locator(".explain").click()

@@ -65,5 +65,7 @@ def test_reading_a_split_needs_nothing_that_preparing_one_does() -> None:
         "import sys, training.dataset; "
         "print(sorted({'imagehash', 'multiprocessing.pool', 'scipy'} & sys.modules.keys()))"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip() == "[]"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == "[]"
