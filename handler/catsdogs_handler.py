@@ -175,12 +175,12 @@ class CatsDogsHandler:
         if "label" not in answer:
             return answer
         assert isinstance(upload.decoded, np.ndarray)
-        assert upload.upright_size is not None
+        assert upload.seen_size is not None
         heat = grad_cam(self.classifier, upload.decoded, self.classes.index(answer["label"]))
         if "application/json" in str(headers.get("Accept")):
             return answer | {"map": np.round(heat.astype(float), 3).tolist()}
         context.set_response_content_type(number, "image/png")
-        return overlay(upload.decoded, heat, upload.upright_size)
+        return overlay(upload.decoded, heat, upload.seen_size)
 
     @cached_property
     def classifier(self) -> CautiousClassifier:

@@ -34,6 +34,7 @@ from handler.tiff import misread_tiff, read_natively
 from handler.unopened import other_format, unopened
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
+LONGEST = 4 / 3  # of the long side to the short one; what a longer photo has more is cut off
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MIN_SIDE = 16  # pixels; nothing can be told from less
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes a pixel
@@ -101,6 +102,12 @@ class DecodedPhoto(NamedTuple):
         """Width and height as people see it."""
         return self.size[::-1] if self.orientation in _ON_ITS_SIDE else self.size
 
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """Width and height of the part that the model sees, as people see it."""
+        left, top, right, bottom = middle_of(self.upright_size)
+        return round(right - left), round(bottom - top)
+
 
 def decode_photo(data: bytes) -> np.ndarray:
     """The pixels of `read_photo`: uint8 (224, 224, 3), RGB. Raises the same exceptions."""
@@ -108,7 +115,7 @@ def decode_photo(data: bytes) -> np.ndarray:
 
 
 def read_photo(data: bytes) -> DecodedPhoto:
-    """Decode the photo in `data` once: upright, squashed to the model's square.
+    """Decode the photo in `data` once: upright, its middle squashed to the model's square.
 
     Only the first frame of an animation counts. A file counts as truncated when a byte that the
     picture needs, or the end mark of a JPEG or PNG, is missing. Alpha is laid over white.
@@ -176,13 +183,22 @@ def _decode_once(data: bytes, end: float) -> DecodedPhoto:
         # Not before load(): Pillow would decode a PNG to look for EXIF data behind its pixels.
         to_turn = _orientation(photo)
         photo = to_rgb_or_rgba(photo, samples)
-        # Squashed, not cropped: most training photos come squashed, and a crop cuts off ears.
-        photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        # Squashed as most training photos come; but a phone's 9:20 would be twice as slim as those.
+        box = middle_of(photo.size)
+        photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
         if photo.mode == "RGBA":
             white = Image.new("RGBA", photo.size, "white")
             photo = Image.alpha_composite(white, photo).convert("RGB")
         upright = photo if to_turn == 1 else photo.transpose(_UPRIGHT[to_turn])
         return DecodedPhoto(np.array(upright), size, turned if to_turn == 1 else to_turn)
+
+
+def middle_of(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of a photo of this width and height that is looked at: left, top, right, bottom."""
+    width, height = size
+    left = max(0.0, width - LONGEST * height) / 2
+    top = max(0.0, height - LONGEST * width) / 2
+    return left, top, width - left, height - top
 
 
 def _decode_apart(data: bytes) -> DecodedPhoto:

@@ -19,7 +19,7 @@ class Upload:
     decoded: np.ndarray | PhotoException
     bytes: int | None = None  # None where the request as a whole is wrong
     size: tuple[int, int] | None = None  # width and height as sent; None where there is an error
-    upright_size: tuple[int, int] | None = None  # as people see it
+    seen_size: tuple[int, int] | None = None  # of the part that the model sees, upright
 
     def __post_init__(self) -> None:
         if isinstance(self.decoded, PhotoException):
@@ -51,7 +51,7 @@ def read_upload(content: Any) -> Upload:
         data = photo_bytes(content)
         length = len(data)
         photo = read_photo(data)
-        return Upload(photo.pixels, length, photo.size, photo.upright_size)
+        return Upload(photo.pixels, length, photo.size, photo.seen_size)
     except PhotoException as error:
         return Upload(error, length)
     except MemoryError:

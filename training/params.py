@@ -48,6 +48,7 @@ class TrainParams:
     seed: int = field(metadata=within(0, 1_000_000_000))
     excluded: str
     epochs: int = field(metadata=within(1, 10_000))
+    epoch_photos: int = field(default=0, metadata=within(0, 100_000_000))
     small_epochs: int = field(metadata=within(0, 10_000))
     small_side: int = field(metadata=within(64, 224))
     batch_size: int = field(metadata=within(1, 10_000))

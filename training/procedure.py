@@ -44,7 +44,7 @@ def stage(run: dict[str, Any], card: dict[str, Any]) -> str:
         parts.append("weights averaged over the steps")
     if params["teacher_labels"] or params["teacher_maps"] or params["teacher_features"]:
         parts.append(
-            "with EfficientNet-Lite0 (Apache-2.0, trained on ImageNet) as teacher, which is no "
+            "with EfficientNet-Lite1 (Apache-2.0, trained on ImageNet) as teacher, which is no "
             "part of what is served"
         )
     return ", ".join(parts)

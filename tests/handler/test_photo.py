@@ -169,6 +169,38 @@ def test_an_animation_is_its_first_frame() -> None:
         assert difference(decode_photo(animation), decode_photo(encode(frames[0], "PNG"))) < 12
 
 
+@given(
+    st.sampled_from(["PNG", "JPEG", "WEBP"]),
+    st.integers(MIN_SIDE, 300),
+    st.integers(1, 3),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_of_a_tall_or_wide_photo_the_middle_is_seen_at_four_to_three(
+    format_name: str, side: int, times: int, tall: bool
+) -> None:
+    side -= side % 3  # so that the middle is of whole pixels
+    if side < MIN_SIDE:
+        return
+    long = side * 4 // 3
+    middle = picture(long, side)
+    photo = Image.new("RGB", (long * times, side), "white")  # a middle with white beside it
+    photo.paste(middle, ((photo.width - long) // 2, 0))
+    if tall:
+        middle, photo = (picture.transpose(Image.Transpose.ROTATE_90) for picture in (middle, photo))
+    lossless = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    seen = read_photo(encode(photo, format_name, **lossless[format_name]))
+    assert seen.seen_size == middle.size
+    assert difference(seen.pixels, decode_photo(encode(middle, "PNG"))) < 3
+    assert seen.size == photo.size
+
+
+def test_a_photo_no_longer_than_four_to_three_is_seen_whole() -> None:
+    photo = picture(400, 300)
+    expected = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    assert (decode_photo(encode(photo, "PNG")) == expected).all()
+
+
 def sent(upright: Image.Image, orientation: int, format_name: str, **options: Any) -> bytes:
     """An upright photo as a camera stores and sends it under an EXIF orientation."""
     stored = upright if orientation == 1 else upright.transpose(STORED_AS[orientation])

@@ -14,7 +14,7 @@ from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.dataset import INDEX, Split
-from training.epoch import update_average
+from training.epoch import order_of_epoch, resized, steps_in_epoch, update_average
 from training.errors import UsageError
 from training.evaluate import evaluate
 from training.files import load_torch
@@ -192,6 +192,31 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
     assert split.left_out == 1
     with pytest.raises(UsageError, match="no list of photos"):
         excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize(("asked", "got"), [(0, 10**9), (20, 20), (5, 8), (10**8, 10**9)])
+def test_an_epoch_takes_no_more_photos_than_asked_and_others_each_time(
+    index: Path, params: Params, asked: int, got: int
+) -> None:
+    split = Split(index, "train")
+    train_params = dataclasses.replace(params.train, epoch_photos=asked, batch_size=4)
+    if asked == 5:
+        train_params = dataclasses.replace(train_params, batch_size=8)
+    order, other = (order_of_epoch(split, train_params) for _ in range(2))
+    size = train_params.batch_size
+    assert order.shape == (steps_in_epoch(split, train_params), size)
+    assert order.numel() == min(got, len(split) // size * size)
+    assert len(order.unique()) == order.numel()
+    assert not torch.equal(order, other)
+
+
+@pytest.mark.parametrize("side", [5, 9, 14])
+def test_a_picture_made_larger_is_the_same_with_and_without_antialias(side: int) -> None:
+    picture = torch.rand(2, 3, 5, 5)
+    expected = torch.nn.functional.interpolate(
+        picture, (side, side), mode="bilinear", antialias=True
+    )
+    assert torch.allclose(resized(picture, side), expected, atol=1e-6)
 
 
 def test_the_moving_average_forgets_its_random_start_and_ends_near_the_weights() -> None:
