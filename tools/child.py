@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import http.client
+import json
 import os
 import re
 import signal
@@ -81,19 +82,38 @@ class Child:
         """What only a new start helps against, or ""."""
         return ""
 
-    def run(self, command: list[str | Path], environment: dict[str, str]) -> None:
-        """In a session of its own, so that Ctrl-C reaches this process alone.
+    def tend(self) -> None:
+        """What it needs once a second."""
 
-        Raises NotServed where the program is not installed, or its log can't be written.
-        """
+    def reload(self) -> None:
+        """Take up what has changed of its settings."""
+
+    def run(self, command: list[str | Path], environment: dict[str, str]) -> None:
+        """Raises NotServed where the program is not installed, or its log can't be written."""
         try:
             with nullcontext() if logs_to_stdout() else (LOG / self.logs[0]).open("w") as output:
                 if output:
                     self.began = {name: size(LOG / name) for name in self.logs}
-                self.process = subprocess.Popen(
-                    command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
-                    stderr=output, start_new_session=True, preexec_fn=self.before_exec,
-                )  # fmt: skip
+                self.process = self.spawn(command, environment, output)
+        except OSError as error:
+            raise unwritable(error) from error
+
+    def spawn(
+        self,
+        command: list[str | Path],
+        environment: dict[str, str],
+        output: TextIO | int | None,
+        folder: Path | None = None,
+    ) -> subprocess.Popen[bytes]:
+        """In a session of its own, so that Ctrl-C reaches this process alone.
+
+        Raises NotServed where the program is not installed.
+        """
+        try:
+            return subprocess.Popen(
+                command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
+                stderr=output, cwd=folder, start_new_session=True, preexec_fn=self.before_exec,
+            )  # fmt: skip
         except OSError as error:
             raise NotServed(
                 f"{self.name} can't be started: {error.filename or command[0]}: {error.strerror}"
@@ -162,7 +182,9 @@ def last_words(servers: list[Child]) -> str:
 
 
 def message(line: str) -> str:
-    """Without the time and the logger, which log4j2.xml puts before it."""
+    """Without the time and the logger, which log4j2.xml puts before it, or the gateway around it."""
+    if line.startswith('{"time"'):
+        return str(json.loads(line)["message"])
     return re.sub(r"^\S+ [A-Z]+ +\S+ - ", "", line)
 
 

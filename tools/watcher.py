@@ -1,0 +1,166 @@
+"""What the gateway's listener for metrics is answered by: requests counted, and whether photos are.
+
+nginx sends a line for each request to its socket, and passes `/metrics/gateway` and `/ready` on.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import urllib3
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client import disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from settings import NotServed, address, given
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)  # seconds
+PHOTOS = ("/predict", "/predictions", "/explain")  # routes
+SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
+SECONDS_BETWEEN = 1  # two pictures
+SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
+# 16 x 16 grey pixels.
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+)
+
+
+disable_created_metrics()
+
+
+class Watcher:
+    """Threads of tools/serve: one counts, one answers."""
+
+    def __init__(self, path: Path, uploads: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.path = path
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "gateway_requests", "Requests answered.", ["route", "code"], registry=self.registry
+        )
+        self.seconds = Histogram(
+            "gateway_request_duration_seconds", "From the first byte of a request to the last of "
+            "its answer.", ["route", "code"], buckets=BUCKETS, registry=self.registry,
+        )  # fmt: skip
+        self.registry.register(UploadsInHand(uploads))
+        self.probe = Probe()
+
+    def start(self) -> None:
+        """Raises NotServed when the port is taken."""
+        port = int(given("CATSDOGS_WATCHER_PORT"))
+        try:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self.handler())
+        except OSError as error:
+            raise NotServed(
+                f"port {port} is not free ({error.strerror}); set CATSDOGS_WATCHER_PORT"
+            ) from error
+        self.path.unlink(missing_ok=True)
+        self.socket.bind(str(self.path))
+        threading.Thread(target=self.count, daemon=True).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def count(self) -> None:
+        """`<30>Nov 26 21:00:00 catsdogs: /predict 200 0.012`, for each request."""
+        while True:
+            words = self.socket.recv(4096).split()
+            route, status, seconds = (word.decode(errors="replace") for word in words[-3:])
+            self.requests.labels(route, status).inc()
+            self.seconds.labels(route, status).observe(float(seconds))
+            if route in PHOTOS and status == "200":
+                self.probe.last_answer = time.monotonic()
+
+    def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        registry, probe = self.registry, self.probe
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path == "/ready":
+                    status, body = probe.ready()
+                    self.answer(status, "application/json", body)
+                else:
+                    self.answer(200, "text/plain; version=0.0.4", generate_latest(registry))
+
+            def answer(self, status: int, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *words: object) -> None:
+                pass
+
+        return Handler
+
+
+class Probe:
+    """Whether photos are answered, by a picture at most once a second.
+
+    With a queue of the slowest photos the picture comes too late; then an answer to one of the
+    photos, which nginx has logged, counts as well.
+    """
+
+    def __init__(self) -> None:
+        self.pool = urllib3.PoolManager(retries=False)
+        self.condition = threading.Condition()
+        self.last_answer = -float("inf")  # of a photo or a picture
+        self.asked = -float("inf")
+        self.is_asking = False
+        self.result: tuple[int, bytes] = 503, b""
+
+    def ready(self) -> tuple[int, bytes]:
+        """A status, 200 or 503, and the last answer to a picture."""
+        with self.condition:
+            if not self.is_asking and time.monotonic() - self.asked >= SECONDS_BETWEEN:
+                self.is_asking = True
+                threading.Thread(target=self.ask, daemon=True).start()
+            in_time = self.condition.wait_for(lambda: not self.is_asking, SECONDS_TO_PROBE)
+            status, body = self.result
+            if not in_time and time.monotonic() - self.last_answer < SECONDS_BUSY:
+                status = 200
+            return status, body or b'{"status": "busy"}\n'
+
+    def ask(self) -> None:
+        try:
+            answer = self.pool.request(
+                "POST", f"{address('inference')}/predictions/catsdogs",
+                body=json.dumps({"data": PICTURE}), timeout=SECONDS_BUSY,
+                # Neither counted nor logged as a photo.
+                headers={"Content-Type": "application/json", "X-Probe": "true"},
+            )  # fmt: skip
+            result = (200 if answer.status == 200 else 503), answer.data
+        except urllib3.exceptions.HTTPError:
+            result = 503, b""
+        with self.condition:
+            self.result, self.asked, self.is_asking = result, time.monotonic(), False
+            if result[0] == 200:
+                self.last_answer = self.asked
+            self.condition.notify_all()
+
+
+class UploadsInHand(Collector):
+    """How many uploads lie in their folder, and their bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def collect(self) -> Iterator[Metric]:
+        sizes = list(file_sizes(self.folder))
+        yield GaugeMetricFamily("gateway_uploads", "Uploads in hand.", len(sizes))
+        yield GaugeMetricFamily("gateway_upload_bytes", "Their size.", sum(sizes))
+
+
+def file_sizes(folder: Path) -> Iterator[int]:
+    for path in folder.glob("*"):
+        try:
+            yield path.stat().st_size
+        except FileNotFoundError:  # it has just been answered
+            continue
