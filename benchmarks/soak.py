@@ -145,7 +145,7 @@ def ask(server: Server, data: bytes, session: requests.Session | None = None) ->
 def holdings(server: Server) -> dict[str, float]:
     """Megabytes resident, open files, temporary files and megabytes of logs."""
     workers = server.workers()
-    frontend, gateway = server.process("java"), server.process("caddy")
+    frontend, gateway = server.process("java"), server.process("nginx")
     held = {f"worker {n}, MB": w.memory_info().rss / 1e6 for n, w in enumerate(workers, 1)}
     held |= {
         "frontend, MB": frontend.memory_info().rss / 1e6,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import ipaddress
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from urllib.parse import urlsplit
 
 from child import Child, is_good, size, unwritable
 from ports import Listener, gateway_listener
-from settings import GATEWAY, LOG, NotServed, address, api_keys, canary, gateway, given, logs_to_stdout
-from settings import is_on, uploads
+from settings import GATEWAY, LOG, ROLLOUT, NotServed, address, api_keys, gateway, given, is_on
+from settings import logs_to_stdout, split, uploads
 from torchserve import temporary_folder
 from watcher import Watcher
 
@@ -38,8 +39,10 @@ class Gateway(Child):
     logs = ("gateway-errors.log",)
     metrics: subprocess.Popen[bytes] | None = None
     folder: Path | None = None
+    received: Path | None = None  # in which uploads lie
 
     def listeners(self) -> list[Listener]:
+        check_settings()
         listeners = [
             gateway_listener("PORT", "the gateway"),
             gateway_listener("METRICS_PORT", "the gateway's metrics"),
@@ -58,6 +61,7 @@ class Gateway(Child):
         (self.folder / "temporary").mkdir()
         (self.folder / "logs").symlink_to(LOG.resolve())
         self.received = new_sub_folder(uploads())
+        ROLLOUT.unlink(missing_ok=True)
         self.write_settings()
         Watcher(self.folder / "watcher.sock", self.received).start()
         errors = self.error_log()
@@ -75,17 +79,18 @@ class Gateway(Child):
             "listen": listen(self.program),
             "metrics_listen": f"listen {at('METRICS_PORT')};\n",
             "servers": redirect(),
-            "fallback": FALLBACK if canary() else (GATEWAY / "defaults/fallback.conf").read_text(),
+            "fallback": FALLBACK if split() else (GATEWAY / "defaults/fallback.conf").read_text(),
         }
         for name, text in files.items():
             (defaults / f"{name}.conf").write_text(text)
 
     def settings(self) -> str:
+        assert self.received
         keys = "|".join(api_keys())
-        second = canary()
+        second = split()
         share = f"{second.percent}% /{second.version};" if second else ""
         limited = "$binary_remote_addr" if is_on("CATSDOGS_CLIENT_LIMIT") else '""'
-        trusted = [name for name in given("CATSDOGS_TRUSTED_PROXIES").split(",") if name]
+        trusted = trusted_proxies()
         return "\n".join(
             [
                 upstream("torchserve", address("inference"), "keepalive 64;"),
@@ -177,9 +182,36 @@ class Gateway(Child):
         if self.metrics and self.metrics.poll() is None:
             self.metrics.terminate()
             self.metrics.wait(5)
-        for folder in (self.folder, getattr(self, "received", None)):
+        for folder in (self.folder, self.received):
             if folder:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_settings() -> None:
+    """Raise NotServed for what nginx would not take, or would take for something else."""
+    is_on("CATSDOGS_CLIENT_LIMIT")
+    files = [given(f"CATSDOGS_TLS_{end}") for end in ("CERT", "KEY")]
+    if any(files) and not all(files):
+        raise NotServed("CATSDOGS_TLS_CERT and CATSDOGS_TLS_KEY: give both, or neither")
+    for name in filter(None, files):
+        if not os.access(name, os.R_OK):
+            raise NotServed(f"{name}: can't be read; CATSDOGS_TLS_CERT and _KEY name PEM files")
+    for name in trusted_proxies():
+        try:
+            ipaddress.ip_network(name)
+        except ValueError as error:
+            raise NotServed(
+                f"CATSDOGS_TRUSTED_PROXIES: {error}; give addresses or networks, such as "
+                "10.0.0.0/8, separated by commas"
+            ) from error
+    try:
+        ipaddress.ip_address(given("CATSDOGS_HOST"))
+    except ValueError as error:
+        raise NotServed(f"CATSDOGS_HOST: {error}; give one such as 127.0.0.1 or ::1") from error
+
+
+def trusted_proxies() -> list[str]:
+    return list(filter(None, given("CATSDOGS_TRUSTED_PROXIES").split(",")))
 
 
 def process_settings() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import zipfile
@@ -33,6 +34,10 @@ VARIABLES = {
     "CATSDOGS_UPLOADS": "",
     "CATSDOGS_NGINX": "",
 }
+
+
+# A canary that tools/rollout has begun: percent and version, in JSON.
+ROLLOUT = LOG / "rollout.json"
 
 
 class NotServed(Exception):
@@ -76,6 +81,14 @@ def is_on(variable: str) -> bool:
 def uploads() -> Path:
     """The folder that uploads are handed over in."""
     return Path(given("CATSDOGS_UPLOADS") or LOG / "uploads").absolute()
+
+
+def split() -> Canary | None:
+    """What a rollout wants divided now, or what the environment does."""
+    try:
+        return Canary(**json.loads(ROLLOUT.read_text()))
+    except FileNotFoundError:
+        return canary()
 
 
 def api_keys() -> list[str]:

@@ -48,6 +48,10 @@ class Watcher:
             "gateway_request_duration_seconds", "From the first byte of a request to the last of "
             "its answer.", ["route", "code"], buckets=BUCKETS, registry=self.registry,
         )  # fmt: skip
+        self.fallbacks = Counter(
+            "gateway_canary_failures", "Requests that the canary failed and the default answered.",
+            registry=self.registry,
+        )  # fmt: skip
         self.registry.register(UploadsInHand(uploads))
         self.probe = Probe()
 
@@ -66,10 +70,11 @@ class Watcher:
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def count(self) -> None:
-        """`<30>Nov 26 21:00:00 catsdogs: /predict 200 0.012`, for each request."""
+        """`<190>Nov 26 21:00:00 nginx: /predict 200 0.012 0`, for each request."""
         while True:
-            words = self.socket.recv(4096).split()
-            route, status, seconds = (word.decode(errors="replace") for word in words[-3:])
+            words = self.socket.recv(4096).decode(errors="replace").split()
+            route, status, seconds, fell_back = words[-4:]
+            self.fallbacks.inc(int(fell_back))
             self.requests.labels(route, status).inc()
             self.seconds.labels(route, status).observe(float(seconds))
             if route in PHOTOS and status == "200":

@@ -95,8 +95,9 @@ class Server:
             return []
 
     def process(self, name: str) -> psutil.Process:
-        """ "java", the frontend, or "caddy", the gateway."""
-        return next(child for child in self.launcher().children() if child.name() == name)
+        """ "java", the frontend, or "nginx", the public gateway."""
+        found = (child for child in self.launcher().children() if child.name() == name)
+        return next(child for child in found if "metrics.conf" not in str(child.cmdline()))
 
     def workers(self) -> list[psutil.Process]:
         return self.process("java").children()
@@ -117,7 +118,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         (folder / name).symlink_to(REPOSITORY / name)
     (folder / "tmp").mkdir()
     shutil.copytree(archives, folder / "model_store")
-    ports = iter(free_ports(11))
+    ports = iter(free_ports(10))
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -127,7 +128,7 @@ def new_server(folder: Path, archives: Path) -> Server:
         environment[f"TS_{name}_ADDRESS"] = f"http://127.0.0.1:{next(ports)}"
     for name in (
         "TS_GRPC_INFERENCE", "TS_GRPC_MANAGEMENT", "CATSDOGS", "CATSDOGS_METRICS",
-        "CATSDOGS_EXPORTER", "CATSDOGS_CURRENT", "CATSDOGS_CANARY", "CATSDOGS_HTTP",
+        "CATSDOGS_EXPORTER", "CATSDOGS_WATCHER", "CATSDOGS_HTTP",
     ):  # fmt: skip
         environment[f"{name}_PORT"] = str(next(ports))
     environment |= {

@@ -116,7 +116,7 @@ def test_sigterm_loses_no_request_that_the_door_has_accepted(
     taken = {
         line["request_id"]: line["status"]
         for line in own_server.lines("gateway.log")
-        if line["request"]["uri"] == "/predict"
+        if line["path"] == "/predict"
     }
     assert taken == {str(answer.number): 200 for answer in load.answers if answer.status}
     assert {answer.error for answer in load.failed()} <= set(REFUSED)

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
-import re
+import ssl
+import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
 
 from tests.conftest import CLASSES, REPOSITORY
-from tests.e2e.load import CAT
+from tests.e2e.load import CAT, Load
 from tests.e2e.servers import Server, wait_until
 
 
-def photos_counted(server: Server) -> list[str]:
-    """Until the answer begins, and until it ends."""
-    listener = f"{server.address('gateway_metrics')}/metrics/gateway"
-    counted = requests.get(listener, timeout=30).text
-    return re.findall(r'duration_seconds_count{code="200".*method="POST".*} (\d+)', counted)
+def write_certificate(folder: Path, name: str) -> dict[str, str]:
+    """Its own authority, for localhost; the variables that name it."""
+    certificate, key = folder / "it's a certificate.pem", folder / "key.pem"
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", certificate,
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return {"CATSDOGS_TLS_CERT": str(certificate), "CATSDOGS_TLS_KEY": str(key)}
+
+
+def subject(server: Server) -> str:
+    """Of the certificate that a new connection meets."""
+    port = urlsplit(server.address("gateway")).port
+    pem = ssl.get_server_certificate(("127.0.0.1", port or 0), timeout=10)
+    shown = ["openssl", "x509", "-noout", "-subject"]
+    return subprocess.run(shown, input=pem, capture_output=True, text=True, check=True).stdout
 
 
 def is_asked_by(program: str, server: Server, authority: str) -> bool:
@@ -30,15 +47,15 @@ def is_asked_by(program: str, server: Server, authority: str) -> bool:
 
 
 @pytest.mark.slow
-def test_with_a_domain_the_gateway_speaks_https_and_sends_browsers_on_to_it(
+def test_with_a_certificate_the_gateway_speaks_https_and_sends_browsers_on_to_it(
     own_server: Server, tmp_path: Path
 ) -> None:
-    # For localhost Caddy is its own authority; for a public name it asks Let's Encrypt.
-    own_server.environment |= {"CATSDOGS_DOMAIN": "localhost", "XDG_DATA_HOME": str(tmp_path)}
-    told = own_server.start()
-    secure = f"https://localhost:{own_server.environment['CATSDOGS_PORT']}"
-    assert f"{secure}/predict" in told
-    authority = str(tmp_path / "caddy/pki/authorities/local/root.crt")
+    files = write_certificate(tmp_path, "first")
+    own_server.environment |= files
+    started = own_server.start()
+    authority = files["CATSDOGS_TLS_CERT"]
+    secure = f"https://127.0.0.1:{own_server.environment['CATSDOGS_PORT']}"
+    assert f"{secure}/predict" in started
 
     answer = requests.post(f"{secure}/predict", data=CAT, verify=authority, timeout=30)
     assert answer.json()["label"] in CLASSES
@@ -46,17 +63,59 @@ def test_with_a_domain_the_gateway_speaks_https_and_sends_browsers_on_to_it(
     missing = requests.get(f"{secure}/nothing", verify=authority, timeout=30)
     assert missing.status_code == missing.json()["code"] == 404
     assert "Strict-Transport-Security" in missing.headers
-    other = {"Host": "elsewhere"}
-    told = requests.get(f"{secure}/", verify=authority, headers=other, timeout=30)
-    assert told.status_code == 421
+    plain_on_secure = secure.replace("https", "http")
+    confused = requests.get(plain_on_secure, timeout=30)
+    assert confused.status_code == confused.json()["code"] == 400
 
-    plain = f"http://localhost:{own_server.environment['CATSDOGS_HTTP_PORT']}"
+    plain = f"http://127.0.0.1:{own_server.environment['CATSDOGS_HTTP_PORT']}"
     sent_on = requests.get(f"{plain}/predict", allow_redirects=False, timeout=30)
     assert sent_on.status_code == 308
     assert sent_on.headers["Location"] == f"{secure}/predict"
 
     ready = f"{own_server.address('gateway_metrics')}/ready"
     assert requests.get(ready, timeout=30).status_code == 200
-    wait_until(lambda: photos_counted(own_server) == ["1", "1"])
     for program in ("demo", "classify"):
         assert is_asked_by(program, own_server, authority)
+
+
+@pytest.mark.slow
+def test_a_renewed_certificate_is_taken_up_without_a_start(
+    own_server: Server, tmp_path: Path
+) -> None:
+    own_server.environment |= write_certificate(tmp_path, "first")
+    own_server.start()
+    assert "first" in subject(own_server)
+    write_certificate(tmp_path, "second")
+    own_server.launcher().send_signal(1)  # SIGHUP
+    wait_until(lambda: "second" in subject(own_server))
+
+
+@pytest.mark.slow
+def test_a_reload_loses_no_photo(own_server: Server) -> None:
+    own_server.start()
+    with Load(own_server, clients=8) as load:
+        load.wait_for(8)
+        for _ in range(3):
+            own_server.launcher().send_signal(1)
+            load.wait_for(load.good() + 8)
+    assert not load.failed()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"CATSDOGS_TLS_CERT": "only.pem"}, "give both, or neither"),
+        ({"CATSDOGS_TLS_CERT": "a.pem", "CATSDOGS_TLS_KEY": "b.pem"}, "a.pem: can't be read"),
+        ({"CATSDOGS_TRUSTED_PROXIES": "10.0.0.1/8"}, "has host bits set"),
+        ({"CATSDOGS_CLIENT_LIMIT": "yes"}, "give on or off"),
+        ({"CATSDOGS_HOST": "here; return 200"}, "CATSDOGS_HOST: "),
+    ],
+)
+def test_settings_that_nginx_would_not_take_are_refused_before_anything_starts(
+    own_server: Server, given: dict[str, str], message: str
+) -> None:
+    own_server.environment |= given
+    started = own_server.serve("--detach")
+    assert started.returncode == 2
+    assert message in started.stderr
+    assert "Traceback" not in started.stderr

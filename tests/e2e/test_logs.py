@@ -16,8 +16,7 @@ from tests.e2e.servers import Server, wait_until
 
 # What may stand in a line of gateway.log.
 GATEWAY_KEYS = {
-    "level", "ts", "logger", "msg", "request", "bytes_read", "duration", "size", "status", "uuid",
-    "request_id",
+    "time", "request_id", "method", "path", "status", "bytes_received", "bytes_sent", "seconds",
 }  # fmt: skip
 
 
@@ -111,7 +110,7 @@ def test_photos_and_what_their_senders_call_them_are_in_no_log(server: Server) -
 
 def gateway_line(server: Server, path: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
-        return [line for line in server.lines("gateway.log") if path in line["request"]["uri"]]
+        return [line for line in server.lines("gateway.log") if path in line["path"]]
 
     wait_until(found)
     return found()[-1]
@@ -122,9 +121,9 @@ def test_the_gateway_tells_what_was_asked_and_nothing_of_the_client(server: Serv
     requests.get(server.address("gateway") + path, timeout=30)
     line = gateway_line(server, path)
     assert line["status"] == 404
-    assert 0 < line["duration"] < 30
-    assert line["request"] == {"proto": "HTTP/1.1", "method": "GET", "uri": path}
-    assert line.keys() <= GATEWAY_KEYS
+    assert 0 <= line["seconds"] < 30
+    assert (line["method"], line["path"]) == ("GET", path)
+    assert line.keys() == GATEWAY_KEYS
 
 
 @pytest.mark.parametrize("given", ["", "known-id"])
@@ -137,7 +136,7 @@ def test_the_gateways_line_has_the_id_of_the_answer_and_no_query(
     response = requests.get(url, headers=headers, timeout=30)
     line = gateway_line(server, path)
     assert line["request_id"] == response.headers["X-Request-Id"]
-    assert line["request"]["uri"] == path
+    assert line["path"] == path
 
 
 @pytest.mark.parametrize("given", ["", "known-id"])

@@ -18,7 +18,7 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY, VERSION
 from tests.e2e.corrupt import HANDLER, corrupt
-from tests.e2e.load import Load
+from tests.e2e.load import CAT, Load
 from tests.e2e.servers import Server, wait_until
 from training.archive import archive
 
@@ -124,7 +124,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
         options = ("--canary", "20", "--slower", "10")
         done = roll_out(own_server, "catsdogs-2.0.mar", photos, *options)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "2.0 answers 20 % of the time" in done.stdout
+        assert "2.0 answers 20 % of the requests" in done.stdout
         assert "2.0 answers\n" in done.stdout
         assert versions(own_server) == versions(own_server, "") == ["2.0"]
         load.wait_for(load.good() + 20)
@@ -137,7 +137,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
 
 
 @pytest.mark.slow
-def test_told_to_end_while_the_canary_is_the_default_it_goes_back(
+def test_ended_while_the_canary_has_its_share_it_goes_back(
     server: Server, tmp_path: Path
 ) -> None:
     command = [
@@ -147,13 +147,24 @@ def test_told_to_end_while_the_canary_is_the_default_it_goes_back(
     with subprocess.Popen(
         command, cwd=server.folder, env=server.environment, stdout=subprocess.PIPE, text=True
     ) as rollout:
-        wait_until(lambda: rollout.poll() is not None or versions(server, "") == ["2.0"], 120)
+        rolling = server.folder / "logs/rollout.json"
+        wait_until(lambda: rollout.poll() is not None or rolling.exists(), 120)
+        wait_until(lambda: answers_by(server, "2.0"), 30)
         rollout.terminate()
         told, _ = rollout.communicate(timeout=60)
     assert rollout.returncode == 1, told
     assert "stopped" in told
     assert f"{VERSION} goes on\n" in told
     assert versions(server) == versions(server, "") == [VERSION]
+    assert not rolling.exists()
+    assert all(not answers_by(server, "2.0") for _ in range(20))
+
+
+def answers_by(server: Server, version: str) -> bool:
+    """Whether that one answers a request which names none."""
+    answer = requests.put(server.predictions, data=CAT, timeout=30)
+    assert answer.status_code == 200
+    return bool(answer.json()["model_version"] == version)
 
 
 def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: Path) -> None:

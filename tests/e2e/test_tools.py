@@ -5,7 +5,6 @@ import os
 import socket
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import psutil
@@ -125,19 +124,15 @@ def test_one_of_the_two_each_share_a_folder_but_not_with_both(own_server: Server
 
 
 def test_a_program_that_is_missing_and_a_log_that_can_not_be_written_are_told_in_a_line(
-    own_server: Server, tmp_path: Path
+    own_server: Server,
 ) -> None:
-    # An interpreter without caddy beside it.
-    (tmp_path / "bin").mkdir()
-    python = tmp_path / "bin/python"
-    python.symlink_to(Path(sys.executable).resolve())
-    own_server.environment |= {
-        "PATH": "/nowhere", "PYTHONPATH": sysconfig.get_path("purelib"), "CATSDOGS_LOGS": "stdout",
-    }  # fmt: skip
-    serve = [REPOSITORY / "tools/serve", "--only", "gateway"]
-    told = own_server.run(python, *serve)
+    own_server.environment |= {"CATSDOGS_NGINX": "/nowhere/nginx", "CATSDOGS_LOGS": "stdout"}
+    told = own_server.serve("--only", "gateway")
     assert told.returncode == 2
-    assert told.stderr == "error: the gateway can't be started: caddy: No such file or directory\n"
+    assert told.stderr == (
+        "error: the gateway can't be started: /nowhere/nginx: No such file or directory\n"
+    )
+    assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
     own_server.environment["LOG_LOCATION"] = "/proc/nowhere"  # as on a file system to be read only
     for options in (["--only", "gateway"], ["--detach"]):
         told = own_server.serve(*options)

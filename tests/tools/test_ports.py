@@ -25,9 +25,8 @@ def at(ports: ModuleType, port: int, name: str = "management") -> tuple:
 @pytest.mark.parametrize(
     ("environment", "unused"),
     [
-        ({}, {"CATSDOGS_CURRENT_PORT", "CATSDOGS_CANARY_PORT", "CATSDOGS_HTTP_PORT"}),
-        ({"CATSDOGS_DOMAIN": "localhost"}, {"CATSDOGS_CURRENT_PORT", "CATSDOGS_CANARY_PORT"}),
-        ({"CATSDOGS_CANARY": "10", "CATSDOGS_CANARY_VERSION": "2.0"}, {"CATSDOGS_HTTP_PORT"}),
+        ({}, {"CATSDOGS_HTTP_PORT"}),
+        ({"CATSDOGS_TLS_CERT": "certificate.pem", "CATSDOGS_TLS_KEY": "key.pem"}, set()),
     ],
 )
 def test_each_server_looks_at_the_ports_that_it_will_use(
@@ -47,7 +46,7 @@ def test_each_server_looks_at_the_ports_that_it_will_use(
     found = {}
     for option, server in (
         ("torchserve", tool("torchserve").TorchServe(None)),
-        ("gateway", tool("caddy").Gateway(None)),
+        ("gateway", tool("nginx").Gateway(None)),
     ):
         for listener in server.listeners():
             found[listener.variable] = (option, listener.form.format(listener.port))
@@ -63,9 +62,9 @@ def test_without_a_word_the_ports_are_those_of_the_documents(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    servers = (tool("torchserve").TorchServe(None), tool("caddy").Gateway(None))
+    servers = (tool("torchserve").TorchServe(None), tool("nginx").Gateway(None))
     numbers = {listener.port for server in servers for listener in server.listeners()}
-    assert numbers == {7070, 7071, 8000, 8002, 8003, 8080, 8081, 8082}
+    assert numbers == {7070, 7071, 8000, 8002, 8003, 8004, 8080, 8081, 8082}
 
 
 def test_every_taken_port_has_its_line(ports: ModuleType) -> None:
@@ -105,4 +104,4 @@ def test_connections_that_have_ended_take_no_port(ports: ModuleType) -> None:
 def test_what_is_no_port_is_told(nonsense: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATSDOGS_PORT", nonsense)
     with pytest.raises(tool("settings").NotServed, match="CATSDOGS_PORT: .* is no port"):
-        tool("caddy").Gateway(None).listeners()
+        tool("nginx").Gateway(None).listeners()
