@@ -20,8 +20,20 @@ from urllib.parse import urlsplit
 
 from child import Child, is_good, size, unwritable
 from ports import Listener, gateway_listener
-from settings import GATEWAY, LOG, ROLLOUT, NotServed, address, api_keys, gateway, given, is_on
-from settings import logs_to_stdout, split, uploads
+from settings import (
+    GATEWAY,
+    LOG,
+    ROLLOUT,
+    NotServed,
+    address,
+    api_keys,
+    gateway,
+    given,
+    is_on,
+    logs_to_stdout,
+    split,
+    uploads,
+)
 from torchserve import temporary_folder
 from watcher import Watcher
 

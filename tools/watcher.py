@@ -14,8 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import urllib3
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
-from prometheus_client import disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    Metric,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from settings import NotServed, address, given
@@ -26,9 +32,7 @@ SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
 SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
 # 16 x 16 grey pixels.
-PICTURE = (
-    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
-)
+PICTURE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
 
 
 disable_created_metrics()

@@ -137,9 +137,7 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
 
 
 @pytest.mark.slow
-def test_ended_while_the_canary_has_its_share_it_goes_back(
-    server: Server, tmp_path: Path
-) -> None:
+def test_ended_while_the_canary_has_its_share_it_goes_back(server: Server, tmp_path: Path) -> None:
     command = [
         sys.executable, PROGRAM, "model_store/catsdogs-2.0.mar", labelled(tmp_path / "photos"),
         "--canary", "50", "--slower", "100",
