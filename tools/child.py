@@ -182,7 +182,7 @@ def last_words(servers: list[Child]) -> str:
 
 
 def message(line: str) -> str:
-    """Without the time and the logger, which log4j2.xml puts before it, or the gateway around it."""
+    """Without what log4j2.xml puts before it, or tools/nginx.py around it."""
     if line.startswith('{"time"'):
         return str(json.loads(line)["message"])
     return re.sub(r"^\S+ [A-Z]+ +\S+ - ", "", line)

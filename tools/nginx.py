@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
@@ -186,10 +187,8 @@ class Gateway(Child):
         """What has been accepted is answered; then the listener for metrics ends."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGQUIT)
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 self.process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                pass
         super().stop(5)
         if self.metrics and self.metrics.poll() is None:
             self.metrics.terminate()

@@ -10,8 +10,8 @@ from settings import NotServed
 
 CGROUPS = Path("/sys/fs/cgroup")
 # Megabytes, measured by tests/image on the largest photos: a worker that decodes one, and what is
-# there beside them (frontend, gateway, launcher, unpacked archive). Of a processor without units for
-# int8; with them LEAST is enough for one worker.
+# there beside them (frontend, gateway, launcher, unpacked archive). Of a processor without units
+# for int8; with them LEAST is enough for one worker.
 WORKER = 740
 OTHERS = 330
 LEAST = 900

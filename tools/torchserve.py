@@ -227,5 +227,5 @@ def temporary_folder() -> str:
 
 
 def heap() -> list[str]:
-    """What overrides vmargs, whose room for whole photos nobody needs where only the gateway asks."""
+    """What overrides vmargs in a container, where only the gateway asks, which sends no photos."""
     return ["-Xmx96m", "-XX:MaxDirectMemorySize=64m"] if memory_limit() else []

@@ -32,7 +32,10 @@ SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
 SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
 # 16 x 16 grey pixels.
-PICTURE = "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNsYEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAAAAAA6mKC9AAAAEUlEQVR42mNs"
+    "YEAFTAwjWgAAmZAAoFDIQrAAAAAASUVORK5CYII="
+)
 
 
 disable_created_metrics()

@@ -187,9 +187,7 @@ def test_of_a_tall_or_wide_photo_the_middle_is_seen_at_four_to_three(
     photo = Image.new("RGB", (long * times, side), "white")  # a middle with white beside it
     photo.paste(middle, ((photo.width - long) // 2, 0))
     if tall:
-        middle, photo = (
-            picture.transpose(Image.Transpose.ROTATE_90) for picture in (middle, photo)
-        )
+        middle, photo = (one.transpose(Image.Transpose.ROTATE_90) for one in (middle, photo))
     lossless = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
     seen = read_photo(encode(photo, format_name, **lossless[format_name]))
     assert seen.seen_size == middle.size
