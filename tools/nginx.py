@@ -278,7 +278,7 @@ def new_sub_folder(uploads: Path) -> Path:
         uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in uploads.iterdir():
             shutil.rmtree(left) if left.is_dir() else left.unlink()
-        return Path(tempfile.mkdtemp(dir=uploads.resolve(), prefix=""))
+        return Path(tempfile.mkdtemp(dir=uploads, prefix=""))
     except OSError as error:
         raise NotServed(
             f"{error.filename or uploads}: {error.strerror}; CATSDOGS_UPLOADS names another folder"

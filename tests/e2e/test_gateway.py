@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import http.client
 import io
-import json
 import socket
 import time
 from collections import Counter
@@ -17,7 +15,7 @@ from PIL import Image
 
 from tests.conftest import CLASSES
 from tests.e2e.load import CAT
-from tests.e2e.servers import Server
+from tests.e2e.servers import Server, wait_until
 
 MOST = 12 * 2**20  # bytes of a body
 
@@ -100,7 +98,7 @@ def test_the_root_is_a_page_for_browsers_and_a_list_for_programs(door: str) -> N
 def test_an_explanation_is_a_picture_or_the_answer_with_a_map(door: str) -> None:
     drawn = requests.post(f"{door}/explain", data=CAT, timeout=60)
     assert drawn.headers["Content-Type"] == "image/png"
-    assert Image.open(io.BytesIO(drawn.content)).size == (448, 298)
+    assert Image.open(io.BytesIO(drawn.content)).size == (448, 336)  # its middle, at 4:3
     json_accepted = {"Accept": "application/json"}
     told = requests.post(f"{door}/explain", data=CAT, headers=json_accepted, timeout=60).json()
     assert len(told.pop("map")) == 28
@@ -109,15 +107,15 @@ def test_an_explanation_is_a_picture_or_the_answer_with_a_map(door: str) -> None
 
 
 @pytest.mark.parametrize("nameless", ["", " ", ",", ":=;", "\x08", "\x1b"])
-def test_a_form_whose_field_has_no_name_is_malformed(door: str, nameless: str) -> None:
-    """TorchServe 0.12 would answer 500, as for a fault of its own."""
+def test_a_form_without_a_file_is_the_clients_fault(door: str, nameless: str) -> None:
+    """TorchServe 0.12 would answer 500 to most of these names, as for a fault of its own."""
     parts = "".join(
         f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n0\r\n'
         for name in (nameless, "a")
     )
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     response = requests.post(f"{door}/predict", data=f"{parts}--x--\r\n", headers=kind, timeout=30)
-    assert "malformed" in error(response, 400)
+    assert "form" in error(response, 400)
 
 
 def test_metrics_have_a_listener_of_their_own(server: Server, door: str) -> None:
@@ -217,7 +215,7 @@ def until_closed(door: str, start: bytes) -> tuple[float, bytes]:
 
 
 @pytest.mark.slow
-def test_what_never_arrives_is_given_up_after_its_deadline(door: str) -> None:
+def test_what_never_arrives_is_given_up_after_its_deadline(server: Server, door: str) -> None:
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
     starts = [
         head,
@@ -229,19 +227,7 @@ def test_what_never_arrives_is_given_up_after_its_deadline(door: str) -> None:
         given_up = list(pool.map(lambda start: until_closed(door, start), starts))
         assert requests.put(f"{door}/predict", data=CAT, timeout=60).status_code == 200
     assert 4 < given_up[0][0] < 20  # 5, when nothing else runs
-    assert all(29 < seconds < 50 for seconds, _ in given_up[1:])  # 30
-    for _, answer in given_up[1:]:
-        response = http.client.HTTPResponse(_Answer(answer))
-        response.begin()
-        assert response.status == 408
-        assert json.loads(response.read())["type"] == "RequestTimeoutException"
-
-
-class _Answer:
-    """Bytes in the place of a socket."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def makefile(self, mode: str) -> io.BytesIO:
-        return io.BytesIO(self.content)
+    assert all(9 < seconds < 30 for seconds, _ in given_up[1:])  # 10
+    # nginx closes without an answer; its log says 408.
+    assert {answer for _, answer in given_up} == {b""}
+    wait_until(lambda: [line["status"] for line in server.lines("gateway.log")].count(408) >= 4)

@@ -26,7 +26,7 @@ def at(ports: ModuleType, port: int, name: str = "management") -> tuple:
     ("environment", "unused"),
     [
         ({}, {"CATSDOGS_HTTP_PORT"}),
-        ({"CATSDOGS_TLS_CERT": "certificate.pem", "CATSDOGS_TLS_KEY": "key.pem"}, set()),
+        ({"CATSDOGS_TLS_CERT": "README.md", "CATSDOGS_TLS_KEY": "README.md"}, set()),
     ],
 )
 def test_each_server_looks_at_the_ports_that_it_will_use(
