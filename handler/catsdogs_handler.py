@@ -15,9 +15,16 @@ from ts.context import Context
 
 from handler.backend import load_backend
 from handler.explain import grad_cam, overlay
+from handler.gateway import through_gateway, uploaded_fields
 from handler.integrity import check_digests
 from handler.metrics import count_batch, count_nothing
-from handler.photo import SIDE, InvalidPhotoException, PhotoException, PhotoTooLargeException
+from handler.photo import (
+    SIDE,
+    InvalidPhotoException,
+    PhotoException,
+    PhotoTooLargeException,
+    UploadGoneException,
+)
 from handler.photo_log import log_photo, request_id
 from handler.request import photo_fields
 from handler.upload import Answered, Upload, read_upload
@@ -91,7 +98,7 @@ class CatsDogsHandler:
         answered = {
             number: _answered(photos, answers[number])
             for number, photos in enumerate(batch)
-            if photos and headers[number].get(PROBE) != "true"
+            if photos and not _is_gone(photos) and headers[number].get(PROBE) != "true"
         }
         explained = [number for number in answered if _to_be_explained(headers[number])]
         for number in explained:
@@ -110,18 +117,14 @@ class CatsDogsHandler:
         """
         # TorchServe marks its describe command by a header, which a client can send too: it counts
         # only where there is no photo, so that nobody's prediction changes.
-        if not request and headers.get("describe") == "True":
+        if not request and not through_gateway(headers) and headers.get("describe") == "True":
             return {}
+        deadline = time.monotonic() + SECONDS_PER_REQUEST
         try:
-            contents = photo_fields(request, headers)
-            if len(contents) > 1 and _to_be_explained(headers):
-                raise InvalidPhotoException(
-                    "one photo a request is explained; send each on its own"
-                )
+            contents = _contents(request, headers)
         except PhotoException as error:
             return {"body": Upload(error)}
         photos: Photos = {}
-        deadline = time.monotonic() + SECONDS_PER_REQUEST
         for field, content in contents.items():
             in_time = not photos or time.monotonic() < deadline
             photos[field] = read_upload(content) if in_time else Upload(TOO_SLOW)
@@ -223,6 +226,24 @@ class CatsDogsHandler:
 
 def _to_be_explained(headers: dict[str, Any]) -> bool:
     return headers.get("explain") == "True"  # set by TorchServe for its path /explanations
+
+
+def _contents(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
+    """What may be photos in a request, by field."""
+    try:
+        if through_gateway(headers):
+            contents = uploaded_fields(headers)
+        else:
+            contents = photo_fields(request, headers)
+    except MemoryError:
+        raise PhotoTooLargeException("request needs more memory than there is") from None
+    if len(contents) > 1 and _to_be_explained(headers):
+        raise InvalidPhotoException("one photo a request is explained; send each on its own")
+    return contents
+
+
+def _is_gone(photos: Photos) -> bool:
+    return any(isinstance(photo.decoded, UploadGoneException) for photo in photos.values())
 
 
 def _answered(photos: Photos, answer: dict[str, Any]) -> Answered:

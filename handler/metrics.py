@@ -16,7 +16,7 @@ from ts.context import Context
 from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
-from handler.photo import PhotoException
+from handler.photo import PhotoException, UploadGoneException
 from handler.quantities import bin_of, quantities
 from handler.upload import Answered
 
@@ -52,6 +52,8 @@ def count_nothing(context: Context, classes: Sequence[str], edges: Edges) -> Non
     for name in classes:
         _emit(context, "predictions_by_class", 0, class_name=name)
     for kind in PhotoException.__subclasses__():
+        if kind is UploadGoneException:  # never counted
+            continue
         _emit(context, "prediction_errors_total", 0, type=kind.__name__)
     for name, of_quantity in edges.items():
         for number in range(len(of_quantity) + 1):

@@ -90,6 +90,18 @@ class UnsupportedPhotoException(PhotoException):
     status, phrase = 415, "Unsupported Media Type"
 
 
+class ServiceUnavailableException(PhotoException):
+    """The server's fault; TorchServe and the gateway call theirs by the same name."""
+
+    status, phrase = 503, "Service Unavailable"
+
+
+class UploadGoneException(PhotoException):
+    """The client has left, and the gateway has deleted its upload: nobody reads the answer."""
+
+    status, phrase = 410, "Gone"
+
+
 class DecodedPhoto(NamedTuple):
     """What one decode returns. libheif turns a HEIF by itself: its size is upright, too."""
 

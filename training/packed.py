@@ -22,6 +22,10 @@ MODULES = (
     "handler/apart.py",
     "handler/backend.py",
     "handler/explain.py",
+    "handler/flat_json.py",
+    "handler/form.py",
+    "handler/gateway.py",
+    "handler/header.py",
     "handler/integrity.py",
     "handler/metrics.py",
     "handler/parts.py",
@@ -33,6 +37,7 @@ MODULES = (
     "handler/tiff.py",
     "handler/unopened.py",
     "handler/upload.py",
+    "handler/upload_folder.py",
     "training/__init__.py",
     "training/model.py",
 )

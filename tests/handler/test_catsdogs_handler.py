@@ -359,7 +359,7 @@ def test_every_counter_is_there_from_the_start(
     assert {name.split()[0] for name in totals} == {row["name"] for row in declared["counter"]}
     assert sum("quantity:confidence" in name for name in totals) == 3
     assert sum("class_name" in name for name in totals) == 2
-    assert sum("type:" in name for name in totals) == 3
+    assert sum("type:" in name for name in totals) == 4
 
 
 def test_the_gateways_own_picture_is_neither_counted_nor_logged(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from urllib.parse import quote
 
 import pytest
@@ -23,6 +24,9 @@ def test_base64_is_taken_in_both_alphabets_with_or_without_padding_and_as_a_uri(
             f"data:image/jpeg;base64,{encoded}",
             f"DATA:;BASE64,{encoded}\n",
             f"data:image/png;name=a.png;base64,{quote(encoded, safe='')}",
+            f"data:;base64,{re.sub('%..', lambda code: code[0].lower(), quote(encoded, safe=''))}",
+            f"data:;base64,{quote(base64.encodebytes(photo).decode())}",
+            f" \t\v\f\r\n{encoded}",
         ):
             assert photo_bytes({"data": text}) == photo
 
@@ -32,6 +36,7 @@ def test_base64_is_taken_in_both_alphabets_with_or_without_padding_and_as_a_uri(
     [
         ("data:image/jpeg,abcd", r"a URI without base64; send data:;base64,\.\.\."),
         ("data:image/jpeg;base64", "a URI without base64"),
+        ("data:image/jpeg;base46,abcd", "a URI without base64"),
         ("data:image/jpeg;base64,***", "not base64"),
         ("https://example.org/cat.jpg", "not base64"),
         ("abcde", "not base64"),

@@ -1,0 +1,43 @@
+"""From a request that came through the gateway to what may be photos in it.
+
+The gateway writes a body into a file and passes on no more than these headers, which it lets no
+client set.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from handler.flat_json import data_of
+from handler.form import boundary_of, file_fields
+from handler.header import kind_of
+from handler.upload_folder import open_upload
+
+THROUGH_GATEWAY = "X-Upload"  # "true" on each request, also without a body
+FILE = "X-Upload-File"  # the path; missing where the body is empty
+TYPE = "X-Upload-Type"  # the client's own Content-Type
+
+CHUNK = 2**16  # bytes of a form that are read at once
+
+
+def through_gateway(headers: dict[str, Any]) -> bool:
+    return headers.get(THROUGH_GATEWAY) == "true"
+
+
+def uploaded_fields(headers: dict[str, Any]) -> dict[str, Any]:
+    """What may be photos in the upload that `headers` name, by field, as `photo_fields` has it.
+
+    Raises InvalidPhotoException for a path, form or JSON that is wrong, UploadGoneException where
+    the client has left, and ServiceUnavailableException where the file can't be read.
+    """
+    path, content_type = str(headers.get(FILE, "")), str(headers.get(TYPE, ""))
+    if not path:
+        return {"body": b""}
+    kind = kind_of(content_type)
+    with open_upload(path) as file:
+        if kind == "multipart/form-data":
+            boundary = boundary_of(content_type)
+            return dict(file_fields(iter(partial(file.read, CHUNK), b""), boundary))
+        body = file.read()
+    return {"body": {"data": data_of(body)} if kind == "application/json" else body}

@@ -1,0 +1,46 @@
+"""A header such as Content-Type or Content-Disposition, taken apart."""
+
+from __future__ import annotations
+
+import re
+
+_SPACE = r"[ \t]*+"
+
+
+def _parameter(quoted: str) -> re.Pattern[str]:
+    """A parameter with its semicolon: name (1), value in quotes (2) or without (3)."""
+    value = rf'(?:"({quoted})"|(?!")([^;]*+))'
+    return re.compile(rf'{_SPACE};{_SPACE}([^=;"]*+)(?:={_SPACE}{value})?+{_SPACE}')
+
+
+# Browsers, and curl since 7.81, write a backslash in quotes as it is, and a quote as %22. RFC 9110
+# has a backslash before either. A value read in the wrong way rarely ends at a semicolon.
+_AS_BROWSERS = _parameter(r'[^"]*+')
+_AS_THE_RFC = _parameter(r'(?:[^"\\]|\\.)*+')
+_ESCAPED = re.compile(r"\\(.)")
+
+
+def kind_of(header: str) -> str:
+    """What stands before the parameters, in lower case."""
+    return header.partition(";")[0].strip(" \t").lower()
+
+
+def parameters_of(header: str) -> dict[str, str]:
+    """The parameters by name in lower case; of two of the same name, the first.
+
+    Raises ValueError where quotes don't match.
+    """
+    start = len(header.partition(";")[0])
+    for parameter in (_AS_BROWSERS, _AS_THE_RFC):
+        found: dict[str, str] = {}
+        end = start
+        while match := parameter.match(header, end):
+            end = match.end()
+            name, quoted, bare = match.groups()
+            if quoted and parameter is _AS_THE_RFC:
+                quoted = _ESCAPED.sub(r"\1", quoted)
+            value = (bare or "").rstrip(" \t") if quoted is None else quoted
+            found.setdefault(name.strip(" \t").lower(), value)
+        if end == len(header):
+            return found
+    raise ValueError("a quote without its counterpart")

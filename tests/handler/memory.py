@@ -1,0 +1,32 @@
+"""What a block of code takes and keeps of Python's memory."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass
+class Taken:
+    """Bytes, at most and at the end."""
+
+    most: int = 0
+    kept: int = 0
+
+
+@contextmanager
+def memory() -> Iterator[Taken]:
+    """Measure the block. Rings count as kept: collecting them may take thousands of photos."""
+    taken = Taken()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        yield taken
+        taken.kept, taken.most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        gc.enable()
