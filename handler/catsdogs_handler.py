@@ -165,6 +165,8 @@ class CatsDogsHandler:
         (photo,), (answer,) = photos.values(), answers.values()
         if isinstance(photo.decoded, PhotoException):
             context.set_response_status(photo.decoded.status, photo.decoded.phrase, number)
+            # The gateway writes every error, and takes the words from here.
+            context.set_response_header(number, "X-Error", json.dumps(answer))
         return answer
 
     def explain(

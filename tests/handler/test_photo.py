@@ -125,7 +125,7 @@ def test_grey_of_any_depth_keeps_its_brightness(mode: str) -> None:
 def test_of_grey_without_a_fixed_white_darkest_is_black_and_brightest_white(
     low: float, span: float
 ) -> None:
-    levels = np.full((20, 90), low, np.float32)
+    levels = np.full((80, 90), low, np.float32)
     levels[:, 30:60], levels[:, 60:] = low + abs(low) + span, np.nan
     photo = _decode(encode(Image.fromarray(levels), "TIFF"))  # here, since a child takes 50 ms
     assert list(photo.pixels[100, [10, 112, 214], 0]) == [0, pytest.approx(255, abs=1), 0]
