@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import shutil
 import socket
 import threading
 import time
@@ -32,6 +33,8 @@ from settings import NotServed, address, given
 LINE = re.compile(rb" (/[a-z/]*|other) (\d{1,3}) (\d+\.\d+) ([01])$")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)  # seconds
 PHOTOS = ("/predict", "/predictions", "/explain")  # routes
+# Prometheus can't see the increase with which a counter appears, so these start at 0.
+CODES = (200, 400, 408, 413, 415, 499, 502, 503, 504)
 RECEIVED = 2**22  # bytes of lines that may wait; systems may allow less
 SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
@@ -62,7 +65,10 @@ class Watcher:
             "gateway_canary_failures", "Requests that the canary failed and the default answered.",
             registry=self.registry,
         )  # fmt: skip
-        self.registry.register(UploadsInHand(uploads))
+        for route in PHOTOS:
+            for code in CODES:
+                self.requests.labels(route, code)
+        self.registry.register(UploadFolder(uploads))
         self.probe = Probe()
 
     def start(self) -> None:
@@ -168,8 +174,8 @@ class Probe:
             self.condition.notify_all()
 
 
-class UploadsInHand(Collector):
-    """How many uploads lie in their folder, and their bytes."""
+class UploadFolder(Collector):
+    """How many uploads lie in their folder, their bytes, and what its disk has room for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -178,6 +184,8 @@ class UploadsInHand(Collector):
         sizes = list(file_sizes(self.folder))
         yield GaugeMetricFamily("gateway_uploads", "Uploads in hand.", len(sizes))
         yield GaugeMetricFamily("gateway_upload_bytes", "Their size.", sum(sizes))
+        free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
+        yield GaugeMetricFamily("gateway_upload_free_bytes", "Room for more on their disk.", free)
 
 
 def file_sizes(folder: Path) -> Iterator[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import re
+import shutil
 import socket
 import threading
 import time
@@ -143,11 +144,25 @@ def test_a_burst_is_counted_whole(watched: Watched) -> None:
     wait_until(lambda: watched.count("/predict", 503) == 500)
 
 
-def test_uploads_are_measured(watched: Watched) -> None:
+def test_counters_of_photos_are_there_before_the_first(watched: Watched) -> None:
+    metrics = watched.metrics()
+    for route in watched.module.PHOTOS:
+        for code in (200, 408, 413, 499, 502, 503, 504):
+            assert metrics[f'gateway_requests_total{{code="{code}",route="{route}"}}'] == 0
+
+
+def test_uploads_are_measured_and_the_room_for_more(watched: Watched) -> None:
     for name, size in (("0000000001", 1000), ("0000000002", 500)):
         (watched.uploads / name).write_bytes(bytes(size))
     metrics = watched.metrics()
     assert (metrics["gateway_uploads"], metrics["gateway_upload_bytes"]) == (2, 1500)
+    free = shutil.disk_usage(watched.uploads).free
+    assert metrics["gateway_upload_free_bytes"] == pytest.approx(free, abs=2**30)
+
+
+def test_a_lost_folder_has_no_room(watched: Watched) -> None:
+    watched.uploads.rmdir()
+    assert watched.metrics()["gateway_upload_free_bytes"] == 0
 
 
 def test_it_is_ready_while_torchserve_classifies_a_picture(watched: Watched) -> None:
