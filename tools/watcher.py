@@ -182,7 +182,7 @@ class UploadFolder(Collector):
 
     def collect(self) -> Iterator[Metric]:
         sizes = list(file_sizes(self.folder))
-        yield GaugeMetricFamily("gateway_uploads", "Uploads in hand.", len(sizes))
+        yield GaugeMetricFamily("gateway_uploads", "Photos in progress.", len(sizes))
         yield GaugeMetricFamily("gateway_upload_bytes", "Their size.", sum(sizes))
         free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
         yield GaugeMetricFamily("gateway_upload_free_bytes", "Room for more on their disk.", free)
