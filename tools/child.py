@@ -103,7 +103,6 @@ class Child:
         command: list[str | Path],
         environment: dict[str, str],
         output: TextIO | int | None,
-        folder: Path | None = None,
     ) -> subprocess.Popen[bytes]:
         """In a session of its own, so that Ctrl-C reaches this process alone.
 
@@ -112,7 +111,7 @@ class Child:
         try:
             return subprocess.Popen(
                 command, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=output, cwd=folder, start_new_session=True, preexec_fn=self.before_exec,
+                stderr=output, start_new_session=True, preexec_fn=self.before_exec,
             )  # fmt: skip
         except OSError as error:
             raise NotServed(

@@ -76,7 +76,7 @@ class Gateway(Child):
         self.received = new_sub_folder(uploads())
         ROLLOUT.unlink(missing_ok=True)
         self.write_settings()
-        Watcher(self.folder / "watcher.sock", self.received).start()
+        Watcher(self.received).start()
         errors = self.error_log()
         self.process = self.run_nginx("nginx.conf", errors)
         self.metrics = self.run_nginx("metrics.conf", errors)
@@ -104,6 +104,7 @@ class Gateway(Child):
         share = f"{second.percent}% /{second.version};" if second else ""
         limited = "$binary_remote_addr" if is_on("CATSDOGS_CLIENT_LIMIT") else '""'
         trusted = trusted_proxies()
+        watcher = f"127.0.0.1:{given('CATSDOGS_WATCHER_PORT')}"
         return "\n".join(
             [
                 upstream("torchserve", address("inference"), "keepalive 64;"),
@@ -117,7 +118,7 @@ class Gateway(Child):
                     for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
                 ),
                 f"access_log {'/dev/stdout' if logs_to_stdout() else 'logs/gateway.log'} lines;",
-                "access_log syslog:server=unix:watcher.sock,nohostname figures;",
+                f"access_log syslog:server={watcher},nohostname figures;",
                 # Letters count: in a map, plain words would not.
                 'map $http_x_api_key $is_keyless { default "%s"; %s}'
                 % (("1", f'"~^(?:{keys})$" ""; ') if keys else ("", "")),
@@ -141,11 +142,9 @@ class Gateway(Child):
 
     def run_nginx(self, configuration: str, output: int) -> subprocess.Popen[bytes]:
         assert self.folder
-        # There it finds the watcher's socket, whose path could be too long.
         return self.spawn(
-            [self.program, "-p", f"{self.folder}/", "-c", self.folder / configuration],
-            {}, output, self.folder,
-        )  # fmt: skip
+            [self.program, "-p", f"{self.folder}/", "-c", self.folder / configuration], {}, output
+        )
 
     def reload(self) -> None:
         """Take up another canary, or renewed certificates; no request is lost."""

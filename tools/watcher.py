@@ -1,16 +1,19 @@
-"""What the gateway's listener for metrics is answered by: requests counted, and whether photos are.
+"""What answers behind the gateway's listener for metrics: its counters, and whether it is ready.
 
-nginx sends a line for each request to its socket, and passes `/metrics/gateway` and `/ready` on.
+nginx sends a line for each request, by UDP, and passes `/metrics/gateway` and `/ready` on, by TCP.
 """
 
 from __future__ import annotations
 
 import http.server
 import json
+import re
+import shutil
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import urllib3
@@ -26,8 +29,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 from settings import NotServed, address, given
 
+# Route, status, seconds, and whether a canary failed before; gateway/answers.conf writes them.
+LINE = re.compile(rb" (/[a-z/]*|other) (\d{1,3}) (\d+\.\d+) ([01])$")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20)  # seconds
 PHOTOS = ("/predict", "/predictions", "/explain")  # routes
+# Prometheus can't see the increase with which a counter appears, so these start at 0.
+CODES = (200, 400, 408, 413, 415, 499, 502, 503, 504)
+RECEIVED = 2**22  # bytes of lines that may wait; systems may allow less
 SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
 SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
@@ -44,9 +52,7 @@ disable_created_metrics()
 class Watcher:
     """Threads of tools/serve: one counts, one answers."""
 
-    def __init__(self, path: Path, uploads: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.path = path
+    def __init__(self, uploads: Path) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "gateway_requests", "Requests answered.", ["route", "code"], registry=self.registry
@@ -59,28 +65,36 @@ class Watcher:
             "gateway_canary_failures", "Requests that the canary failed and the default answered.",
             registry=self.registry,
         )  # fmt: skip
-        self.registry.register(UploadsInHand(uploads))
+        for route in PHOTOS:
+            for code in CODES:
+                self.requests.labels(route, code)
+        self.registry.register(UploadFolder(uploads))
         self.probe = Probe()
 
     def start(self) -> None:
         """Raises NotServed when the port is taken."""
         port = int(given("CATSDOGS_WATCHER_PORT"))
+        # Linux queues 10 datagrams for a Unix socket: 3 of 4 lines of a burst were lost.
+        self.lines = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.lines.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVED)
         try:
+            self.lines.bind(("127.0.0.1", port))
             server = http.server.ThreadingHTTPServer(("127.0.0.1", port), self.handler())
         except OSError as error:
+            self.lines.close()
             raise NotServed(
                 f"port {port} is not free ({error.strerror}); set CATSDOGS_WATCHER_PORT"
             ) from error
-        self.path.unlink(missing_ok=True)
-        self.socket.bind(str(self.path))
         threading.Thread(target=self.count, daemon=True).start()
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def count(self) -> None:
         """`<190>Nov 26 21:00:00 nginx: /predict 200 0.012 0`, for each request."""
         while True:
-            words = self.socket.recv(4096).decode(errors="replace").split()
-            route, status, seconds, fell_back = words[-4:]
+            found = LINE.search(self.lines.recv(4096))
+            if not found:  # not nginx's
+                continue
+            route, status, seconds, fell_back = (word.decode() for word in found.groups())
             self.fallbacks.inc(int(fell_back))
             self.requests.labels(route, status).inc()
             self.seconds.labels(route, status).observe(float(seconds))
@@ -91,8 +105,6 @@ class Watcher:
         registry, probe = self.registry, self.probe
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
             def do_GET(self) -> None:
                 if self.path == "/ready":
                     status, body = probe.ready()
@@ -101,11 +113,12 @@ class Watcher:
                     self.answer(200, "text/plain; version=0.0.4", generate_latest(registry))
 
             def answer(self, status: int, kind: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                with suppress(ConnectionError):  # the client has left
+                    self.send_response(status)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
 
             def log_message(self, *words: object) -> None:
                 pass
@@ -122,52 +135,57 @@ class Probe:
 
     def __init__(self) -> None:
         self.pool = urllib3.PoolManager(retries=False)
+        self.url = f"{address('inference')}/predictions/catsdogs"
         self.condition = threading.Condition()
         self.last_answer = -float("inf")  # of a photo or a picture
         self.asked = -float("inf")
         self.is_asking = False
-        self.result: tuple[int, bytes] = 503, b""
+        self.result: tuple[int, bytes] | None = None  # the last picture's, unless it came too late
 
     def ready(self) -> tuple[int, bytes]:
-        """A status, 200 or 503, and the last answer to a picture."""
+        """A status, 200 or 503, and the last answer to a picture, unless that is late."""
         with self.condition:
             if not self.is_asking and time.monotonic() - self.asked >= SECONDS_BETWEEN:
                 self.is_asking = True
                 threading.Thread(target=self.ask, daemon=True).start()
             in_time = self.condition.wait_for(lambda: not self.is_asking, SECONDS_TO_PROBE)
-            status, body = self.result
-            if not in_time and time.monotonic() - self.last_answer < SECONDS_BUSY:
-                status = 200
-            return status, body or b'{"status": "busy"}\n'
+            if in_time and self.result:
+                return self.result
+            is_busy = time.monotonic() - self.last_answer < SECONDS_BUSY
+            return (200 if is_busy else 503), b'{"status": "busy"}\n'
 
     def ask(self) -> None:
+        result: tuple[int, bytes] | None
         try:
             answer = self.pool.request(
-                "POST", f"{address('inference')}/predictions/catsdogs",
-                body=json.dumps({"data": PICTURE}), timeout=SECONDS_BUSY,
+                "POST", self.url, body=json.dumps({"data": PICTURE}), timeout=SECONDS_BUSY,
                 # Neither counted nor logged as a photo.
                 headers={"Content-Type": "application/json", "X-Probe": "true"},
             )  # fmt: skip
             result = (200 if answer.status == 200 else 503), answer.data
+        except urllib3.exceptions.ReadTimeoutError:
+            result = None
         except urllib3.exceptions.HTTPError:
-            result = 503, b""
+            result = 503, b'{"status": "unreachable"}\n'
         with self.condition:
             self.result, self.asked, self.is_asking = result, time.monotonic(), False
-            if result[0] == 200:
+            if result and result[0] == 200:
                 self.last_answer = self.asked
             self.condition.notify_all()
 
 
-class UploadsInHand(Collector):
-    """How many uploads lie in their folder, and their bytes."""
+class UploadFolder(Collector):
+    """How many uploads lie in their folder, their bytes, and what its disk has room for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def collect(self) -> Iterator[Metric]:
         sizes = list(file_sizes(self.folder))
-        yield GaugeMetricFamily("gateway_uploads", "Uploads in hand.", len(sizes))
+        yield GaugeMetricFamily("gateway_uploads", "Photos in progress.", len(sizes))
         yield GaugeMetricFamily("gateway_upload_bytes", "Their size.", sum(sizes))
+        free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
+        yield GaugeMetricFamily("gateway_upload_free_bytes", "Room for more on their disk.", free)
 
 
 def file_sizes(folder: Path) -> Iterator[int]:

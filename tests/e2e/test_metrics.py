@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import time
 from collections import Counter
 from contextlib import suppress
@@ -21,7 +22,6 @@ from tests.e2e.servers import Server, wait_until
 MODEL = 'ModelName="catsdogs",Level="Model"'
 DECLARED = yaml.safe_load((REPOSITORY / "handler/metrics.yaml").read_text())["model_metrics"]
 HANDLER = tuple(row["name"] for kind in ("counter", "histogram") for row in DECLARED[kind])
-REQUESTS = "caddy_http_request_duration_seconds_count"
 
 
 def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
@@ -109,22 +109,57 @@ def test_every_metric_tells_what_was_asked(server: Server) -> None:
     assert 0 < scrape(server)[seconds] - before.get(seconds, 0) < 60
 
 
-def test_the_gateway_tells_each_request_by_status(server: Server) -> None:
+@pytest.mark.parametrize(
+    "metric", ["gateway_requests_total", "gateway_request_duration_seconds_count"]
+)
+def test_the_gateway_counts_each_request_by_route_and_status(server: Server, metric: str) -> None:
     def counts() -> Counter[tuple[str, str]]:
+        """Without scrapes."""
         found: Counter[tuple[str, str]] = Counter()
         for name, value in scrape(server, "/metrics/gateway").items():
-            if name.startswith(REQUESTS) and 'server="gateway"' in name:
-                code, method = re.findall(r'(?:code|method)="(\w+)"', name)
-                found[code, method] += int(value)
+            if name.startswith(metric) and 'route="/metrics' not in name:
+                code, route = re.findall(r'(?:code|route)="([^"]+)"', name)
+                found[route, code] += int(value)
         return found
 
     before = counts()
     ask_a_known_mix(server)
     expected = {
-        ("200", "PUT"): 1, ("200", "POST"): 2, ("415", "POST"): 1, ("404", "POST"): 1,
-        ("405", "GET"): 1, ("200", "GET"): 4,
+        ("/predict", "200"): 2, ("/predictions", "200"): 1, ("/predict", "415"): 1,
+        ("/predict", "405"): 1, ("other", "404"): 1, ("/ready", "200"): 2, ("/health", "200"): 1,
+        ("/model/info", "200"): 1,
     }  # fmt: skip
     wait_until(lambda: counts() - before == expected)
+
+
+def test_a_client_that_leaves_is_neither_an_error_nor_an_answer(server: Server) -> None:
+    def left() -> float:
+        name = 'gateway_requests_total{code="499",route="/explain"}'
+        return scrape(server, "/metrics/gateway")[name]
+
+    before = left()
+    host, port = server.address("gateway").removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\ntoo short")
+    wait_until(lambda: left() == before + 1)
+
+
+def test_an_upload_is_measured_until_it_is_answered(server: Server) -> None:
+    def uploads() -> tuple[float, float]:
+        values = scrape(server, "/metrics/gateway")
+        return values["gateway_uploads{}"], values["gateway_upload_bytes{}"]
+
+    wait_until(lambda: uploads() == (0, 0))
+    size = 200_000  # nginx writes the first 64 kB into the file when the next byte comes
+    host, port = server.address("gateway").removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
+        client.sendall(head.encode() + bytes(size - 1))
+        wait_until(lambda: uploads()[0] == 1 and 0 < uploads()[1] < size)
+        client.sendall(bytes(1))
+        assert client.recv(9) == b"HTTP/1.1 "
+        wait_until(lambda: uploads() == (0, 0))
+    assert scrape(server, "/metrics/gateway")["gateway_upload_free_bytes{}"] > 0
 
 
 def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
@@ -136,7 +171,7 @@ def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
     before = told("worker_restarts_total")
     assert told("workers_ready") == told("workers") == workers
     assert told("queue_pending") == 0
-    assert told("queue_capacity") == 100
+    assert told("queue_capacity") == 2000
     server.workers()[0].kill()
     wait_until(lambda: told("workers_ready") == workers - 1)
     wait_until(lambda: told("worker_restarts_total") == before + 1, 90)

@@ -8,15 +8,11 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
+from tests.tools.test_sizes import tool
 
 MONITORING = REPOSITORY / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-# Of Caddy and its Go runtime, as tests/e2e/test_prometheus.py meets them.
-GATEWAY = {
-    "caddy_http_request_duration_seconds", "caddy_http_requests_in_flight",
-    "process_resident_memory_bytes", "process_cpu_seconds_total",
-}  # fmt: skip
 WORDS = {
     "sum", "max", "min", "rate", "increase", "abs", "absent", "vector", "clamp_min", "ln", "by",
     "on", "and", "or", "group_left", "histogram_quantile",
@@ -43,7 +39,11 @@ def known_metrics() -> set[str]:
     exported = set(
         re.findall(r'"(torchserve_\w+)"', (REPOSITORY / "tools/exporter.py").read_text())
     )
-    return names | exported | GATEWAY | {rule["record"] for rule in RECORDED} | {"up"}
+    gateway = {
+        metric.name + ("_total" if metric.type == "counter" else "")
+        for metric in tool("watcher").Watcher(REPOSITORY).registry.collect()
+    }
+    return names | exported | gateway | {rule["record"] for rule in RECORDED} | {"up"}
 
 
 def metrics_of(expression: str) -> set[str]:

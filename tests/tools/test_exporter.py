@@ -11,7 +11,7 @@ from tests.tools.test_sizes import tool
 
 def version(pid: int) -> list[dict[str, Any]]:
     worker = {"id": "9000", "pid": pid, "status": "READY" if pid > 0 else "UNLOADING"}
-    queue = {"pendingRequests": 2, "remainingCapacity": 98}
+    queue = {"pendingRequests": 2, "remainingCapacity": 1998}
     return [{"modelVersion": "1.1", "workers": [worker], "jobQueueStatus": queue}]
 
 
@@ -25,4 +25,4 @@ def test_a_worker_that_is_gone_for_a_scrape_and_back_is_one_restart() -> None:
         told = generate_latest(registry).decode()
         assert f'torchserve_worker_restarts_total{{model_version="1.1"}} {expected}.0' in told
     assert "# HELP torchserve_workers Workers wanted.\n" in told
-    assert 'torchserve_queue_capacity{model_version="1.1"} 100.0' in told
+    assert 'torchserve_queue_capacity{model_version="1.1"} 2000.0' in told

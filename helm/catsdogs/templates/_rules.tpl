@@ -5,7 +5,7 @@ Service by which the Prometheus operator tells targets apart.
 {{- define "catsdogs.rules" -}}
 {{- $service := printf "%s-metrics" (include "catsdogs.fullname" .) }}
 {{- $own := printf "namespace=%q, service=%q" .Release.Namespace $service }}
-{{- $series := `\b((?:caddy|photo|predictions?|torchserve)[_:][\w:]+|up)` }}
+{{- $series := `\b((?:gateway|photo|predictions?|torchserve)[_:][\w:]+|up)` }}
 {{- $groups := list }}
 {{- range ternary (list "slo_rules" "drift_rules" "alerts") (list "slo_rules" "alerts") .Values.prometheusRule.drift }}
 {{- range get (printf "files/%s.yml" . | $.Files.Get | fromYaml) "groups" }}
