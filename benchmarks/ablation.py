@@ -26,13 +26,13 @@ import torch.nn.functional as F
 from training import markdown
 from training.augment import recompress
 from training.checkpoint import BEST
-from training.dataset import Split
+from training.dataset import Split, excluded_photos
 from training.files import load_torch, write_json
 from training.hardware import CPU, autocast
 from training.model import SimpleCNN, load_network, normalise
 from training.outputs import split_logits
 from training.params import TrainParams, load_params
-from training.train import excluded_photos, train
+from training.train import train
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")

@@ -171,6 +171,7 @@ class NoPhotos:
     classes = ("cat", "dog")
     photos_sha256 = ""
     left_out = 0
+    sources: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return BATCH

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 from training.__main__ import main, parser
@@ -170,6 +171,13 @@ def test_each_decisions_figures_stand_in_the_file_that_it_names() -> None:
                 claim,
                 figure,
             )
+
+
+def test_the_photo_of_a_dog_carries_the_licence_that_notice_tells() -> None:
+    with Image.open(REPOSITORY / "gateway/page/examples/dog.jpg") as photo:
+        licence = photo.info["comment"].decode()
+    assert licence.startswith("MIT License\n\nCopyright (c) ")
+    assert licence in (REPOSITORY / "NOTICE").read_text()
 
 
 def test_the_changelog_begins_with_the_released_version() -> None:

@@ -10,6 +10,7 @@ from training.files import write_atomically
 from training.markdown import percent, table, wrapped
 from training.model import count_parameters
 from training.procedure import procedure, reproduce
+from training.sources import photos
 from training.weights import FOREIGN
 
 FIGURES = "figures, written by `python -m training release`"  # the README's marks
@@ -17,7 +18,7 @@ FIGURES = "figures, written by `python -m training release`"  # the README's mar
 
 def write_model_card(card: dict[str, Any], path: Path) -> None:
     """Write docs/MODEL_CARD.md: data, procedure, figures, limits, how to reproduce."""
-    text = wrapped("\n\n".join(section(card) for section in SECTIONS)) + "\n"
+    text = wrapped("\n\n".join(filter(None, (section(card) for section in SECTIONS)))) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda partial: partial.write_text(text))
 
@@ -192,4 +193,4 @@ show neither it is `certain` about these shares, wrongly:
 {card["params"]["data"]["limits"]} Don't use it where a wrong answer does harm."""
 
 
-SECTIONS = (head, data, procedure, measured, parts, same_answers, limits, reproduce)
+SECTIONS = (head, data, photos, procedure, measured, parts, same_answers, limits, reproduce)

@@ -16,7 +16,7 @@ from training.errors import UsageError, one_line
 from training.files import load_torch, read_json, write_atomically, write_json
 from training.hardware import device_of, machine
 from training.model import SimpleCNN, State, half_precision
-from training.params import TrainParams
+from training.params import TrainParams, photos_in_epoch
 
 CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
@@ -32,6 +32,7 @@ class Training:
     params: TrainParams
     classes: list[str]
     photos: int  # in the training split
+    sources: dict[str, int]  # of these photos: how many each source has
     left_out: int  # photos of that split whose paths `params.excluded` lists
     photos_sha256: str  # a run never goes on with other photos or splits
     model: SimpleCNN
@@ -54,11 +55,13 @@ def save_epoch(run: Path, training: Training) -> None:
         "params": asdict(training.params),
         "classes": training.classes,
         "photos": training.photos,
+        "sources": training.sources,
         "left_out": training.left_out,
         "photos_sha256": training.photos_sha256,
         "before": training.before,
     }
-    seconds = sum(training.photos / row["photos_per_second"] for row in training.history)
+    photos = photos_in_epoch(training.photos, training.params.epoch_photos)
+    seconds = sum(photos / row["photos_per_second"] for row in training.history)
     so_far = {
         "seconds": seconds,
         "machine": machine(world_size(), device_of(training.model)),
@@ -92,7 +95,7 @@ def load_checkpoint(run: Path, training: Training) -> None:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
-    if checkpoint["before"] != training.before:
+    if not same_start(checkpoint["before"], training.before):
         raise UsageError(f"{path}: started from other weights; give those or start a new run")
     training.model.load_state_dict(checkpoint["model"])
     training.pupil.load_state_dict(checkpoint["pupil"])
@@ -100,6 +103,11 @@ def load_checkpoint(run: Path, training: Training) -> None:
     training.optimizer.load_state_dict(checkpoint["optimizer"])
     training.schedule.load_state_dict(checkpoint["schedule"])
     training.history = checkpoint["history"]
+
+
+def same_start(known: dict[str, Any] | None, now: dict[str, Any] | None) -> bool:
+    """Whether both describe the same first weights; older checkpoints lack their `version`."""
+    return known == now or known == {k: v for k, v in (now or {}).items() if k != "version"}
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
@@ -19,6 +19,7 @@ import torch
 
 from handler.photo import SIDE
 from training.errors import UsageError
+from training.params import TrainParams
 from training.split import Photo
 
 INDEX = "photos.csv"  # one row a photo
@@ -126,6 +127,22 @@ class PixelLoader:
 def listed(path: str, excluded: Collection[str]) -> bool:
     """Whether a list names the photo, by its path in one data folder or in several."""
     return path in excluded or path.partition("/")[2] in excluded
+
+
+def excluded_photos(params: TrainParams) -> set[str]:
+    """The paths in the reviewed list `params.excluded`; none when it is empty."""
+    if not params.excluded:
+        return set()
+    try:
+        with Path(params.excluded).open(newline="") as file:
+            return {row["path"] for row in csv.DictReader(file)}
+    except (OSError, KeyError) as error:
+        raise UsageError(f"{params.excluded}: no list of photos with a column `path`") from error
+
+
+def photos_of_each(sources: Iterable[str]) -> dict[str, int]:
+    """How often each source is there, the most frequent first."""
+    return dict(sorted(Counter(sources).items(), key=lambda item: (-item[1], item[0])))
 
 
 def photos_sha256(photos: Iterable[Photo]) -> str:

@@ -18,7 +18,7 @@ from training.dataset import UNKNOWN, PixelLoader, Split
 from training.distributed import averaged, rank, share_of, world_size
 from training.hardware import autocast, memory_used
 from training.model import SimpleCNN, normalise
-from training.params import TrainParams
+from training.params import TrainParams, photos_in_epoch
 from training.teacher import Seen, Teacher
 
 
@@ -209,5 +209,5 @@ def batch_size(split: Split, params: TrainParams) -> int:
 
 
 def steps_in_epoch(split: Split, params: TrainParams) -> int:
-    photos = min(len(split), params.epoch_photos) if params.epoch_photos else len(split)
+    photos = photos_in_epoch(len(split), params.epoch_photos)
     return max(1, photos // (batch_size(split, params) * world_size()))

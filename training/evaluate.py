@@ -18,7 +18,7 @@ import torch
 from handler.integrity import sha256_of
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, read_run
-from training.dataset import Split
+from training.dataset import Split, excluded_photos, photos_of_each
 from training.drift import reference
 from training.errors import UsageError
 from training.figures import certain_threshold, confidences, fit_temperature, reliability
@@ -27,14 +27,13 @@ from training.hardware import CPU
 from training.measure import figures_of_kinds, half_precision_cost, measure
 from training.model import strangeness
 from training.outputs import Outputs, split_outputs
-from training.params import EvaluateParams, Params
+from training.params import EvaluateParams, Params, TrainParams, photos_in_epoch
 from training.plots import plot_confusion, plot_reliability
 from training.predict import load_handler
 from training.ranges import activation_ranges
-from training.weights import FOREIGN, checked_network
+from training.weights import FOREIGN, UNRELEASED, checked_network
 
 METRICS = "metrics.json"  # the chief numbers of best.json
-UNRELEASED = "0.0"  # the version of weights that are not released
 
 
 def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU) -> dict[str, Any]:
@@ -46,6 +45,7 @@ def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU)
     validation, test = Split(index, "validation"), Split(index, "test")
     if about["photos_sha256"] != test.photos_sha256:
         raise UsageError(f"{run}: was trained on other photos or splits than {index}")
+    about = counted(about, index, train_params)
     network = checked_network(run / BEST, state, len(test.classes)).to(device)
     of_validation = split_outputs(network, validation, train_params, exact=True)
     of_test = split_outputs(network, test, train_params, exact=True)
@@ -73,6 +73,24 @@ def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU)
     plot_confusion(card["figures"]["test"]["confusion"], test.classes, run / "confusion.png")
     plot_calibration(of_test, card["temperature"], run / "reliability.png")
     return card
+
+
+def counted(about: dict[str, Any], index: Path, params: TrainParams) -> dict[str, Any]:
+    """`about` with the number of photos that were trained on of each source.
+
+    Runs of an earlier version didn't count them, and computed their duration as if each epoch took
+    all photos. Nothing is added where other photos are excluded now than in training.
+    """
+    if "sources" in about:
+        return about
+    split = Split(index, "train", excluded_photos(params))
+    if len(split) != about.get("photos"):
+        return about
+    share = photos_in_epoch(len(split), params.epoch_photos) / len(split)
+    return about | {
+        "sources": photos_of_each(split.sources),
+        "seconds": share * about["seconds"],
+    }
 
 
 def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[str, Any]:

@@ -113,6 +113,11 @@ TYPES = {
 }
 
 
+def photos_in_epoch(photos: int, epoch_photos: int) -> int:
+    """How many of `photos` an epoch may take, by the parameter `epoch_photos`."""
+    return min(photos, epoch_photos or photos)
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read `path`. What its section finetune doesn't name is as in section train.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from training.params import photos_in_epoch
+
 
 def procedure(card: dict[str, Any]) -> str:
     stages = stages_of(card)
@@ -33,21 +35,46 @@ def duration(seconds: float) -> str:
 
 def stage(run: dict[str, Any], card: dict[str, Any]) -> str:
     """One training run in a sentence."""
-    params, photos = run["params"], f"{run['photos']:,} photos"
-    if of_others(run, card):
-        photos = f"{run['photos']:,} other photos ({', '.join(run['classes'])})"
+    params = run["params"]
     epochs = run.get("finished_epochs", params["epochs"])  # 1.1 told of whole runs alone
-    parts = [f"{epochs} epochs on {photos}"]
+    parts = [f"{epochs} epochs {photos_of(run, card)}"]
     if small := min(params["small_epochs"], epochs):
         parts.append(f"the first {small} at {params['small_side']} pixels")
+    if start := start_of(run):
+        parts.append(start)
     if params["ema_decay"]:
         parts.append("weights averaged over the steps")
     if params["teacher_labels"] or params["teacher_maps"] or params["teacher_features"]:
+        # Runs that don't know this number had the smaller teacher.
+        teacher = "EfficientNet-Lite1" if "epoch_photos" in params else "EfficientNet-Lite0"
         parts.append(
-            "with EfficientNet-Lite1 (Apache-2.0, trained on ImageNet) as teacher, which is no "
-            "part of what is served"
+            f"with {teacher} (Apache-2.0, trained on ImageNet) as teacher, which is no part of "
+            "what is served"
         )
     return ", ".join(parts)
+
+
+def photos_of(run: dict[str, Any], card: dict[str, Any]) -> str:
+    """What an epoch goes over."""
+    photos = run["photos"]
+    taken = photos_in_epoch(photos, run["params"].get("epoch_photos", 0))
+    kind = ""
+    if of_others(run, card):
+        kind = f" other photos ({', '.join(run['classes'])})"
+    if taken < photos:
+        return f"of {taken:,} photos drawn from {photos:,}{kind}"
+    return f"on {photos:,}{kind or ' photos'}"
+
+
+def start_of(run: dict[str, Any]) -> str | None:
+    """The weights of a file that a training run started from; None for random ones and a run's."""
+    before = run.get("before") or {}
+    if "sha256" not in before:
+        return None
+    digest = f"sha256 `{before['sha256'][:16]}…`"
+    if "version" in before:
+        return f"started from the weights of version {before['version']} ({digest})"
+    return f"started from the weights with {digest}"
 
 
 def of_others(run: dict[str, Any], card: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from training.distributed import rank
 from training.errors import UsageError
 from training.files import load_torch
 from training.model import State
-from training.weights import check_weights, checked_network
+from training.weights import UNRELEASED, check_weights, checked_network
 
 # Of the training in the JSON file: what the model card tells of each run.
 TOLD = {"params", "classes", "photos", "photos_sha256", "seconds"}
@@ -59,4 +59,7 @@ def weights_of_file(weights: Path, training: Training) -> tuple[dict[str, Any], 
         if rank() == 0:
             known, wanted = (", ".join(names) for names in (card["classes"], training.classes))
             print(f"{weights}: knows {known}; the last layer starts anew for {wanted}")
-    return card["training"] | {"sha256": card["sha256"]}, state
+    about = card["training"] | {"sha256": card["sha256"]}
+    if card["version"] != UNRELEASED:
+        about["version"] = card["version"]
+    return about, state

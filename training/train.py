@@ -5,7 +5,6 @@ python -m training train --run runs/train [--resume]
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from training.checkpoint import CHECKPOINT, Training, load_checkpoint, save_epoch
-from training.dataset import UNKNOWN, PixelLoader, Split
+from training.dataset import UNKNOWN, PixelLoader, Split, excluded_photos, photos_of_each
 from training.distributed import joined, rank, shared
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.errors import UsageError
@@ -103,17 +102,6 @@ def validate(training: Training, split: Split) -> dict[str, float]:
     return figures
 
 
-def excluded_photos(params: TrainParams) -> set[str]:
-    """The paths in the reviewed list `params.excluded`; none when it is empty."""
-    if not params.excluded:
-        return set()
-    try:
-        with Path(params.excluded).open(newline="") as file:
-            return {row["path"] for row in csv.DictReader(file)}
-    except (OSError, KeyError) as error:
-        raise UsageError(f"{params.excluded}: no list of photos with a column `path`") from error
-
-
 def new_training(params: TrainParams, split: Split, device: torch.device = CPU) -> Training:
     """A fresh model with AdamW and a one-cycle schedule over all steps."""
     torch.manual_seed(params.seed)
@@ -132,6 +120,7 @@ def new_training(params: TrainParams, split: Split, device: torch.device = CPU) 
         params,
         split.classes,
         len(split),
+        photos_of_each(split.sources),
         split.left_out,
         split.photos_sha256,
         model,

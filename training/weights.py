@@ -16,6 +16,7 @@ from training.files import load_torch, read_json, write_atomically, write_json
 from training.model import SimpleCNN, State, load_network
 
 FOREIGN = "foreign_validation"  # figures of photos of sources that validate as a whole
+UNRELEASED = "0.0"  # the version of weights that are not released
 MODEL_NAME = "catsdogs"  # under which they are archived and served
 CARD_KEYS = {
     "version", "classes", "input_size", "mean", "std", "temperature", "threshold", "strangeness",

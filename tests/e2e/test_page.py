@@ -116,7 +116,17 @@ def test_a_camera_and_examples_give_photos_too(page: Page) -> None:
     page.set_input_files("#camera", CAT)
     for button in page.locator("#examples button").all():
         button.click()
-    verdicts(page, ["Cat", "Cat", re.compile("^Not sure; perhaps ")])
+    cards = verdicts(page, ["Cat", "Cat", "Dog"])
+    expect(cards.locator("h3")).to_have_text(["cat.jpg", "cat.jpg", "dog.jpg"])
+
+
+def test_about_a_picture_of_neither_the_page_is_not_sure(page: Page, tmp_path: Path) -> None:
+    board = Image.new("1", (8, 8))
+    board.putdata([(row + column) % 2 for row in range(8) for column in range(8)])
+    board.resize((320, 320), Image.Resampling.NEAREST).save(tmp_path / "board.png")
+    page.set_input_files("#files", tmp_path / "board.png")
+    card = verdicts(page, [re.compile("^Not sure; perhaps (cat|dog)$")])
+    expect(card.locator(".explain")).to_be_visible()
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ def labelled(folder: Path) -> Path:
         shutil.copy(pictures / name, folder / "cat")
     mirrored = Image.open(pictures / "cat.jpg").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     mirrored.save(folder / "cat/mirrored.png")
-    shutil.copy(REPOSITORY / "gateway/page/examples/drawing.jpg", folder / "dog")
+    shutil.copy(pictures / "dog.jpg", folder / "dog")
     return folder
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import REPOSITORY
 from training.card import FIGURES, summary, write_model_card
 
@@ -71,3 +73,46 @@ def test_a_card_of_a_short_run_of_other_photos_from_weights_tells_what_was_done(
     ):
         assert told in text
     assert "mislabelled" not in text
+
+
+def test_the_card_says_how_many_photos_an_epoch_draws_and_of_how_many(tmp_path: Path) -> None:
+    drawn = CARD["training"]["params"] | {"epochs": 90, "epoch_photos": 5000}
+    training = CARD["training"] | {"before": None, "params": drawn}
+    write_model_card(CARD | {"training": training}, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert "1. 90 epochs of 5,000 photos drawn from 13,087, the first 8 at 160 pixels, w" in text
+    training["params"] = drawn | {"epoch_photos": 20_000}
+    write_model_card(CARD | {"training": training}, tmp_path / "card.md")
+    assert "1. 90 epochs on 13,087 photos, the" in (tmp_path / "card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("version", "named"),
+    [
+        ({"version": "1.1"}, "the weights of version 1.1 (sha256 `cf6b3e5708ea7d5a…`)"),
+        ({}, "the weights with sha256 `cf6b3e5708ea7d5a…`"),
+    ],
+)
+def test_the_card_names_the_weights_that_a_run_started_from(
+    tmp_path: Path, version: dict[str, str], named: str
+) -> None:
+    before = CARD["training"] | {"sha256": CARD["sha256"]} | version
+    params = CARD["training"]["params"] | {"epoch_photos": 100}
+    training = CARD["training"] | {"before": before, "params": params, "photos_sha256": "0" * 64}
+    write_model_card(CARD | {"training": training}, tmp_path / "card.md")
+    lines = (tmp_path / "card.md").read_text().splitlines()
+    (first, second, last) = (line for line in lines if line[:3] in ("1. ", "2. ", "3. "))
+    assert "started from" not in first + second
+    assert "of 100 photos drawn from 13,087, " in last
+    assert f"at 160 pixels, started from {named}, weights averaged" in last
+
+
+def test_the_card_names_the_teacher_of_each_run(tmp_path: Path) -> None:
+    params = CARD["training"]["params"] | {"epoch_photos": 0}
+    training = CARD["training"] | {"before": CARD["training"], "params": params}
+    write_model_card(CARD | {"training": training}, tmp_path / "card.md")
+    text = (tmp_path / "card.md").read_text()
+    assert [name for name in ("Lite0", "Lite1") if text.count(f"EfficientNet-{name}") >= 1] == [
+        "Lite0",
+        "Lite1",
+    ]

@@ -16,7 +16,7 @@ from training.checkpoint import BEST, CARD, RUN_FILE
 from training.data import prepare
 from training.dataset import Split
 from training.errors import UsageError
-from training.evaluate import METRICS, doubt, evaluate, format_figures
+from training.evaluate import METRICS, counted, doubt, evaluate, format_figures
 from training.figures import figures
 from training.measure import slices
 from training.model import SimpleCNN
@@ -46,6 +46,21 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
     assert chief["test"]["accuracy"] == measured["test"]["accuracy"]
     for plot in ("confusion.png", "reliability.png"):
         assert (copy / plot).read_bytes().startswith(b"\x89PNG")
+
+
+def test_sources_of_an_earlier_versions_run_are_counted_when_it_is_evaluated(
+    run: Path, index: Path, params: Params
+) -> None:
+    about = json.loads((run / RUN_FILE).read_text())
+    assert counted(about, index, params.train) == about
+    earlier = {name: value for name, value in about.items() if name != "sources"}
+    assert counted(earlier, index, params.train) == about
+    drawn = dataclasses.replace(
+        params.train, epoch_photos=16
+    )  # which took all 64 to be in each epoch
+    assert counted(earlier, index, drawn)["seconds"] == pytest.approx(about["seconds"] / 4)
+    others = earlier | {"photos": 63}  # when another list of photos was excluded
+    assert counted(others, index, params.train) == others
 
 
 class FewAtOnce:

@@ -268,5 +268,11 @@ def test_unlabelled_photos_train_and_foreign_ones_have_figures_of_their_own(
     assert card["reference"]["photos"] == len(held)
     text = " ".join(summary(card).split())
     assert "On 12 photos of other people and cameras" in text
+    own = Counter(photo.source for photo in Split(index, "train").photos)
+    assert card["training"]["sources"] == own
+    assert set(own) == {photos.name, "voc", "foreign"}
     write_model_card(card, tmp_path / "card.md")
-    assert "| ads | 12 |" in (tmp_path / "card.md").read_text()
+    written = (tmp_path / "card.md").read_text()
+    assert "| ads | 12 |" in written
+    listed = ", ".join(f"{name} ({count})" for name, count in own.most_common())
+    assert f"came from 3 sources: {listed}." in " ".join(written.split())

@@ -12,9 +12,18 @@ import pytest
 import torch
 
 from handler.integrity import sha256_of
-from training.checkpoint import BEST, RUN_FILE, Training, read_run
+from training.checkpoint import (
+    BEST,
+    CHECKPOINT,
+    RUN_FILE,
+    Training,
+    load_checkpoint,
+    read_run,
+    save_epoch,
+)
 from training.dataset import Split
 from training.errors import UsageError
+from training.files import load_torch
 from training.params import Params
 from training.start import start_from
 from training.train import new_training
@@ -87,7 +96,50 @@ def test_the_run_tells_how_its_first_weights_were_trained(
 ) -> None:
     start = describe()
     start_from(start, training)
-    assert training.before == read_run(run)[0] | {"sha256": sha256_of(start)}
+    known = read_run(run)[0] | {"sha256": sha256_of(start)}
+    assert training.before == known | {"version": "1.0"}
+    start_from(describe(version="0.0"), training)  # of a run that is not released
+    assert training.before == known
+
+
+def test_a_checkpoint_that_lacks_what_is_recorded_since_goes_on(
+    training: Training, index: Path, params: Params, describe: Describe, tmp_path: Path
+) -> None:
+    start = describe()
+    start_from(start, training)
+    training.history = [{"epoch": 1.0, "validation_accuracy": 0.5, "photos_per_second": 1.0}]
+    save_epoch(tmp_path, training)
+    earlier = load_torch(tmp_path / CHECKPOINT)
+    assert earlier["sources"] == training.sources
+    del earlier["sources"], earlier["before"]["version"]
+    torch.save(earlier, tmp_path / CHECKPOINT)
+    other = new_training(params.train, Split(index, "train"))
+    with pytest.raises(UsageError, match="started from other weights"):
+        load_checkpoint(tmp_path, other)
+    start_from(start, other)
+    load_checkpoint(tmp_path, other)
+    assert other.history == training.history
+    assert other.before is not None
+    other.before["sha256"] = "0" * 64
+    with pytest.raises(UsageError, match="started from other weights"):
+        load_checkpoint(tmp_path, other)
+
+
+@pytest.mark.parametrize(("drawn", "seconds"), [(0, 64 + 32), (16, 16 + 8), (1000, 64 + 32)])
+def test_a_run_records_its_sources_and_how_long_its_epochs_took(
+    index: Path, params: Params, tmp_path: Path, drawn: int, seconds: float
+) -> None:
+    split = Split(index, "train")
+    assert len(split) == 64
+    training = new_training(dataclasses.replace(params.train, epoch_photos=drawn), split)
+    training.history = [
+        {"epoch": epoch, "validation_accuracy": 0.5, "photos_per_second": epoch}
+        for epoch in (1.0, 2.0)
+    ]
+    save_epoch(tmp_path, training)
+    about = json.loads((tmp_path / RUN_FILE).read_text())
+    assert about["sources"] == {split.photos[0].source: 64}
+    assert about["seconds"] == seconds
 
 
 def test_a_file_that_does_not_fit_is_refused(

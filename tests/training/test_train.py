@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tests.training.conftest import NO_LESSON, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
-from training.dataset import INDEX, Split
+from training.dataset import INDEX, Split, excluded_photos
 from training.epoch import order_of_epoch, resized, steps_in_epoch, update_average
 from training.errors import UsageError
 from training.evaluate import evaluate
@@ -21,7 +21,7 @@ from training.files import load_torch
 from training.model import load_network
 from training.outputs import split_logits
 from training.params import Params, TrainParams
-from training.train import excluded_photos, new_training, train
+from training.train import new_training, train
 
 
 def accuracy(run: Path, index: Path, split: str, params: Params) -> float:
