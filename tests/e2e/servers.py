@@ -153,12 +153,14 @@ def started(server: Server) -> Iterator[Server]:
 
 
 @contextmanager
-def temporary_server() -> Iterator[Server]:
+def temporary_server(**environment: str) -> Iterator[Server]:
     """Servers of the released weights, for a program that is no test."""
     with tempfile.TemporaryDirectory() as folder:
         archive(REPOSITORY / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
         Path(folder, "server").mkdir()
-        with started(new_server(Path(folder, "server"), Path(folder, "store"))) as server:
+        server = new_server(Path(folder, "server"), Path(folder, "store"))
+        server.environment |= environment
+        with started(server):
             yield server
 
 

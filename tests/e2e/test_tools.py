@@ -146,9 +146,7 @@ def test_what_torchserve_unpacks_goes_even_where_it_could_not_be_started(
     (own_server.folder / "logs/torchserve.log").mkdir(parents=True)
     told = own_server.serve()
     assert told.returncode == 2
-    assert told.stderr.startswith(
-        "error: TorchServe can't be started: logs/torchserve.log: Is a directory"
-    )
+    assert told.stderr.startswith("error: logs/torchserve.log: Is a directory; LOG_LOCATION")
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
 
 
