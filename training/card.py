@@ -74,7 +74,7 @@ Written by `python -m training release` from `models/catsdogs.json`; don't edit 
 
 SimpleCNN, four convolutions and three linear layers,
 {count_parameters(len(card["classes"])) / 1e6:.1f} million parameters, trained from random weights.
-It tells {" from ".join(card["classes"])} in a photo squashed to
+It tells {" from ".join(card["classes"])} in the middle of a photo, at most 4:3, squashed to
 {card["input_size"]} x {card["input_size"]} pixels. Licence: Apache-2.0. sha256 of the weights:
 `{card["sha256"]}`."""
 
