@@ -292,7 +292,8 @@ def pass_on(reading: int, output: TextIO) -> None:
             level, text = found.groups() if found else ("error", line.rstrip("\n"))
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
             entry = {"time": stamp, "level": level, "message": text}
-            print(json.dumps(entry), file=output, flush=True)
+            with suppress(OSError):  # a full disk: the next line may find room
+                print(json.dumps(entry), file=output, flush=True)
 
 
 def ready() -> bool:

@@ -38,6 +38,8 @@ CODES = (200, 400, 408, 413, 415, 499, 502, 503, 504)
 RECEIVED = 2**22  # bytes of lines that may wait; systems may allow less
 SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
+UPLOAD_BYTES = 12 * 2**20  # of the largest
+NO_ROOM = 503, b'{"status": "no room for uploads"}\n'
 SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
 # 16 x 16 grey pixels.
 PICTURE = (
@@ -68,6 +70,7 @@ class Watcher:
         for route in PHOTOS:
             for code in CODES:
                 self.requests.labels(route, code)
+        self.folder = uploads
         self.registry.register(UploadFolder(uploads))
         self.probe = Probe()
 
@@ -102,12 +105,13 @@ class Watcher:
                 self.probe.last_answer = time.monotonic()
 
     def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
-        registry, probe = self.registry, self.probe
+        registry, probe, folder = self.registry, self.probe, self.folder
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/ready":
-                    status, body = probe.ready()
+                    is_full = free_bytes(folder) < UPLOAD_BYTES
+                    status, body = NO_ROOM if is_full else probe.ready()
                     self.answer(status, "application/json", body)
                 else:
                     self.answer(200, "text/plain; version=0.0.4", generate_latest(registry))
@@ -184,8 +188,12 @@ class UploadFolder(Collector):
         sizes = list(file_sizes(self.folder))
         yield GaugeMetricFamily("gateway_uploads", "Photos in progress.", len(sizes))
         yield GaugeMetricFamily("gateway_upload_bytes", "Their size.", sum(sizes))
-        free = shutil.disk_usage(self.folder).free if self.folder.exists() else 0
+        free = free_bytes(self.folder)
         yield GaugeMetricFamily("gateway_upload_free_bytes", "Room for more on their disk.", free)
+
+
+def free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free if folder.exists() else 0
 
 
 def file_sizes(folder: Path) -> Iterator[int]:

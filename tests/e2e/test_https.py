@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -99,6 +101,28 @@ def test_a_reload_loses_no_photo(own_server: Server) -> None:
             own_server.launcher().send_signal(1)
             load.wait_for(load.good() + 8)
     assert not load.failed()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CATSDOGS_DEBIAN_NGINX" not in os.environ, reason="names no other nginx")
+def test_the_nginx_of_a_distribution_serves_as_well(own_server: Server, tmp_path: Path) -> None:
+    """What the image has; CI fetches it."""
+    files = write_certificate(tmp_path, "first")
+    nginx = os.environ["CATSDOGS_DEBIAN_NGINX"]
+    for more in ({}, files):
+        own_server.environment |= {"CATSDOGS_NGINX": nginx, "CATSDOGS_CANARY": ""} | more
+        own_server.start()
+        door = own_server.address("gateway").replace("http", "https" if more else "http")
+        asked = partial(requests.request, verify=files["CATSDOGS_TLS_CERT"], timeout=60)
+        assert asked("PUT", f"{door}/predict", data=CAT).json()["label"] in CLASSES
+        assert asked("POST", f"{door}/explain", data=CAT).headers["Content-Type"] == "image/png"
+        assert "truncated" in asked("POST", f"{door}/predict", data=CAT[:-500]).json()["message"]
+        large = asked("PUT", f"{door}/predict", data=iter([bytes(13 * 2**20)]))
+        assert large.status_code == large.json()["code"] == 413
+        for path in ("/", "/ready", "/health", "/model/info"):
+            assert asked("GET", door + path).status_code == 200
+        assert asked("GET", f"{door}/nothing").json()["code"] == 404
+        own_server.stop()
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,14 @@ def test_it_is_ready_while_torchserve_classifies_a_picture(watched: Watched) -> 
     assert watched.ready() == 200
 
 
+def test_it_is_not_ready_without_room_for_the_largest_upload(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for free, status in ((12 * 2**20 - 1, 503), (12 * 2**20, 200)):
+        monkeypatch.setattr(watched.module, "free_bytes", lambda folder, free=free: free)
+        assert requests.get(f"{watched.url}/ready", timeout=30).status_code == status
+
+
 def test_it_is_not_ready_without_torchserve(watched: Watched) -> None:
     watched.torchserve.shutdown()
     watched.torchserve.server_close()
