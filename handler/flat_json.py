@@ -13,11 +13,11 @@ from handler.request import HOW_TO_SEND
 
 MAX_MEMBERS = 16
 
-# Possessive throughout, so that a body is read once and nothing of the way is kept.
+# Possessive throughout: a body is read once, without backtracking.
 _SPACE = rb"[ \t\n\r]*+"
 _STRING = rb'"(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*+"'
 _NUMBER = rb"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][+-]?[0-9]++)?+"
-_START = re.compile(rb"(?:\xef\xbb\xbf)?+" + _SPACE + rb"\{")  # a byte order mark is overlooked
+_START = re.compile(rb"(?:\xef\xbb\xbf)?+" + _SPACE + rb"\{")  # a byte order mark is ignored
 _MEMBER = re.compile(
     _SPACE + rb"(" + _STRING + rb")" + _SPACE + rb":" + _SPACE
     + rb"(?:(" + _STRING + rb")|" + _NUMBER + rb"|true|false|null)" + _SPACE + rb"([,}])"

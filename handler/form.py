@@ -18,7 +18,8 @@ MAX_PARTS = 16  # text fields included
 MAX_HEADER_BYTES = 8192  # of a part; its name and its file's name take a few hundred
 MAX_HEADERS = 16  # of a part
 MAX_BOUNDARY_BYTES = 70  # RFC 2046
-# Of processor time. The largest form takes 0.02; one of lines that begin like its boundary, 5.
+# Of processor time. The largest honest form takes 0.02 s; one made of lines that begin like its
+# boundary takes 5 s.
 MAX_FORM_SECONDS = 1
 _BY_CLIENT = "let your HTTP client write the form, as curl -F photo=@photo.jpg does"
 
@@ -67,7 +68,7 @@ def file_fields(chunks: Iterable[bytes], boundary: bytes) -> dict[str, bytes]:
 
 
 class _Form:
-    """What python-multipart has met so far; each `on_` method is a callback of its parser."""
+    """What python-multipart has read so far; each `on_` method is a callback of its parser."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -155,8 +156,8 @@ class _Form:
             raise InvalidPhotoException(
                 "the form is truncated: its last boundary is missing; send the whole form"
                 if self.part
-                else f"the form has no line --{boundary.decode('latin-1')}, the boundary that its "
-                f"Content-Type names; {_BY_CLIENT}"
+                else f"--{boundary.decode('latin-1')}, the boundary that the form's Content-Type "
+                f"names, is not in the body; {_BY_CLIENT}"
             )
         if not self.files:
             raise InvalidPhotoException(f"the form has no file field; {HOW_TO_SEND}")
@@ -165,7 +166,7 @@ class _Form:
     def malformed(self, reason: str) -> InvalidPhotoException:
         if reason.startswith("Maximum header"):
             return self._too_long()
-        what = re.sub(r" (?:at )?\(?\d+\)?$", "", reason)  # where: in the chunk, not in the form
+        what = re.sub(r" (?:at )?\(?\d+\)?$", "", reason)  # counts from the start of the chunk
         return InvalidPhotoException(
             f"the form is malformed near part {max(1, self.part)}: {what}; {_BY_CLIENT}"
         )

@@ -14,21 +14,21 @@ def _parameter(quoted: str) -> re.Pattern[str]:
 
 
 # Browsers, and curl since 7.81, write a backslash in quotes as it is, and a quote as %22. RFC 9110
-# has a backslash before either. A value read in the wrong way rarely ends at a semicolon.
+# puts a backslash before both. A value read the wrong way rarely ends at a semicolon.
 _AS_BROWSERS = _parameter(r'[^"]*+')
 _AS_THE_RFC = _parameter(r'(?:[^"\\]|\\.)*+')
 _ESCAPED = re.compile(r"\\(.)")
 
 
 def kind_of(header: str) -> str:
-    """What stands before the parameters, in lower case."""
+    """The value before the parameters, in lower case."""
     return header.partition(";")[0].strip(" \t").lower()
 
 
 def parameters_of(header: str) -> dict[str, str]:
     """The parameters by name in lower case; of two of the same name, the first.
 
-    Raises ValueError where quotes don't match.
+    Raises ValueError for a quote that is not closed, or not followed by a semicolon.
     """
     start = len(header.partition(";")[0])
     for parameter in (_AS_BROWSERS, _AS_THE_RFC):
@@ -43,4 +43,4 @@ def parameters_of(header: str) -> dict[str, str]:
             found.setdefault(name.strip(" \t").lower(), value)
         if end == len(header):
             return found
-    raise ValueError("a quote without its counterpart")
+    raise ValueError("a misplaced quote")

@@ -39,8 +39,8 @@ def open_upload(path: str) -> Iterator[BinaryIO]:
     try:
         with ExitStack() as stack:
             descriptor = None
-            # From each level into the next by its descriptor: a name that changes meanwhile
-            # can't lead out of the folder.
+            # Each level is opened inside the descriptor of the one above, so that a folder which
+            # somebody exchanges meanwhile can't lead out.
             for level, kind in zip(levels, (os.O_DIRECTORY, os.O_DIRECTORY, 0), strict=True):
                 descriptor = os.open(level, _SAFELY | kind, dir_fd=descriptor)
                 stack.callback(os.close, descriptor)
@@ -85,7 +85,7 @@ def _not_a_file() -> InvalidPhotoException:
 
 def _what_failed(error: OSError, root: bytes) -> PhotoException:
     if error.errno == errno.ENOENT and error.filename != root:
-        return UploadGoneException("the upload is gone, since its client has left")
+        return UploadGoneException("the upload is gone: its client has disconnected")
     if error.errno in _WRONG_PATH:
         return _not_a_file()
     return ServiceUnavailableException(

@@ -142,7 +142,7 @@ def test_the_grammar_is_that_of_json(text: str) -> None:
         ('{"data": "é"}'.encode(), "`data` is not base64: it is not ASCII"),
     ],
 )
-def test_json_that_can_not_be_answered_is_told_why(body: bytes, message: str) -> None:
+def test_json_that_cannot_be_answered_gets_the_reason(body: bytes, message: str) -> None:
     assert message in refused(body)
 
 
@@ -177,8 +177,8 @@ def test_the_largest_json_is_refused_without_being_unpacked(body: bytes) -> None
         try:
             data_of(body)
         except InvalidPhotoException as error:
-            told = str(error)
-    assert told == NOT_FLAT
+            message = str(error)
+    assert message == NOT_FLAT
     assert taken.most < 100_000
 
 

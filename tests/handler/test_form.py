@@ -174,7 +174,7 @@ BY_CLIENT = "; let your HTTP client write the form, as curl -F photo=@photo.jpg 
         ),
         (
             b'Content-Disposition: form-data; name="photo; filename=x',
-            f"has a quote without its counterpart in its Content-Disposition{BY_CLIENT}",
+            f"has a misplaced quote in its Content-Disposition{BY_CLIENT}",
         ),
         (
             FILE + b"\r\nContent-Transfer-Encoding: Base64",
@@ -182,17 +182,17 @@ BY_CLIENT = "; let your HTTP client write the form, as curl -F photo=@photo.jpg 
         ),
     ],
 )
-def test_a_part_that_is_no_field_is_told_by_its_number(header: bytes, message: str) -> None:
+def test_a_part_that_is_no_field_is_named_by_its_number(header: bytes, message: str) -> None:
     assert refused(form((NAMED, b"text"), (header, b"cat"))) == f"part 2 of the form {message}"
 
 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the form has no line --b, the boundary that its Content-Type names"),
-        (b"photo", "the form has no line --b, the boundary"),
-        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "the form has no line --b, the boundary"),
-        (form((FILE, b"cat"), boundary=b"other"), "the form has no line --b, the boundary"),
+        (b"", "--b, the boundary that the form's Content-Type names, is not in the body; let your"),
+        (b"photo", "--b, the boundary that the form's"),
+        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "--b, the boundary that the form's"),
+        (form((FILE, b"cat"), boundary=b"other"), "--b, the boundary that the form's"),
         (form((FILE, b"cat"))[:-3], "the form is truncated: its last boundary is missing; send"),
         (b"--b\r\n" + FILE, "the form is truncated"),
         (b"--b\r\n" + FILE + b"\r\n\r\n", "the form is truncated"),
@@ -224,11 +224,11 @@ def test_a_part_that_is_no_field_is_told_by_its_number(header: bytes, message: s
         ),
     ],
 )
-def test_a_form_that_can_not_be_answered_is_told_why(body: bytes, message: str) -> None:
+def test_a_form_that_cannot_be_answered_gets_the_reason(body: bytes, message: str) -> None:
     assert message in refused(body)
 
 
-def test_a_preamble_padding_and_an_epilogue_are_overlooked() -> None:
+def test_a_preamble_padding_and_an_epilogue_are_ignored() -> None:
     plain = form((FILE, b"cat"))
     for body in (
         b"This is a form.\r\n" + plain,
@@ -306,7 +306,7 @@ def test_the_boundary_is_found_in_the_content_type(content_type: str, boundary: 
         ('multipart/form-data; boundary=""', "the form's Content-Type has no boundary"),
         (
             'multipart/form-data; boundary="b',
-            "the form's Content-Type has a quote without its counterpart: multipart/form-data; "
+            "the form's Content-Type has a misplaced quote: multipart/form-data; "
             f'boundary="b{BY_CLIENT}',
         ),
         (
@@ -315,7 +315,7 @@ def test_the_boundary_is_found_in_the_content_type(content_type: str, boundary: 
         ),
     ],
 )
-def test_a_content_type_without_a_usable_boundary_is_told_why(
+def test_a_content_type_without_a_usable_boundary_gets_the_reason(
     content_type: str, message: str
 ) -> None:
     with pytest.raises(InvalidPhotoException, match=re.escape(message)):

@@ -143,7 +143,7 @@ def test_a_photo_gets_one_answer_however_it_is_sent(
         {"Content-Length": "5", "url_path": "x"},
     ],
 )
-def test_a_request_without_a_body_is_no_photo_and_no_question_whatever_its_headers(
+def test_a_request_without_a_body_is_an_empty_photo_whatever_its_headers(
     server: Server, gateway: Gateway, request_: dict[str, Any], others: Headers
 ) -> None:
     headers = {**gateway.headers(b""), **others}
@@ -152,7 +152,9 @@ def test_a_request_without_a_body_is_no_photo_and_no_question_whatever_its_heade
     assert answered["message"] == "photo is empty; send the bytes of a photo"
 
 
-def test_json_that_is_not_declared_is_told_as_ever(server: Server, gateway: Gateway) -> None:
+def test_json_that_is_not_declared_gets_the_same_message_as_before(
+    server: Server, gateway: Gateway
+) -> None:
     body, _ = in_json(jpeg())
     types = ("text/json", "application/x-www-form-urlencoded", None)
     for status, answered in answer(server, *(gateway.headers(body, kind) for kind in types)):
@@ -164,7 +166,7 @@ def test_json_that_is_not_declared_is_told_as_ever(server: Server, gateway: Gate
     ("body", "content_type", "message"),
     [
         (b"x", "multipart/form-data", "has no boundary"),
-        (b"x", "multipart/form-data; boundary=b", "no line --b"),
+        (b"x", "multipart/form-data; boundary=b", "--b, the boundary"),
         (b"[]", "application/json", "the JSON is not one object"),
         (b'{"data": "?"}', "application/json", "`data` is not base64"),
         (b'{"data": ""}', "application/json", "photo is empty"),
@@ -230,7 +232,7 @@ def test_jobs_whose_clients_have_left_cost_nothing_and_harm_no_other(
     gone = {
         "code": 410,
         "type": "UploadGoneException",
-        "message": "the upload is gone, since its client has left",
+        "message": "the upload is gone: its client has disconnected",
     }
     assert [body for status, body in answers if status == 410] == [gone] * 3
     assert counting.context.get_response_status(0) == (410, "Gone")
@@ -256,7 +258,7 @@ def test_a_batch_of_jobs_whose_clients_have_left_is_no_batch(
     assert not lines(caplog)
 
 
-def test_an_upload_that_can_not_be_read_is_unavailable_and_counted(
+def test_an_upload_that_cannot_be_read_is_unavailable_and_counted(
     counting: Server, gateway: Gateway, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = gateway.headers(jpeg())
@@ -339,7 +341,7 @@ def test_an_upload_for_which_there_is_no_memory_is_too_large(
         {"x-upload": "true", "X-Upload-File": "{path}"},
     ],
 )
-def test_torchserves_own_port_takes_bodies_as_ever(
+def test_torchserves_own_port_takes_bodies_as_before(
     server: Server, gateway: Gateway, headers: Headers
 ) -> None:
     """Unless X-Upload says that the gateway has the body."""

@@ -47,8 +47,8 @@ def test_backslashes_are_read_as_browsers_or_the_rfc_write_them(header: str, val
 @pytest.mark.parametrize(
     "header", ['a; x="1', 'a; x="', 'a; x="1"2', 'a; x="1"2"; y="3"', 'a; "x"']
 )
-def test_quotes_without_a_counterpart_are_an_error(header: str) -> None:
-    with pytest.raises(ValueError, match="a quote without its counterpart"):
+def test_misplaced_quotes_are_an_error(header: str) -> None:
+    with pytest.raises(ValueError, match="a misplaced quote"):
         parameters_of(header)
 
 

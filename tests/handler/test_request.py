@@ -41,7 +41,8 @@ def test_base64_is_taken_in_both_alphabets_with_or_without_padding_and_as_a_uri(
         ("https://example.org/cat.jpg", "not base64"),
         ("abcde", "not base64"),
         ("ab=cd", "not base64"),
-        ("é", "not base64"),
+        ("é", "not base64: it is not ASCII"),
+        ("\ud800", "not base64: it is not ASCII"),
     ],
 )
 def test_other_text_is_told_from_base64(text: str, message: str) -> None:

@@ -144,6 +144,25 @@ def test_what_is_no_regular_file_is_refused_at_once(uploads: Path) -> None:
             read(uploads / below)
 
 
+def test_what_is_no_folder_is_not_even_opened_as_one(
+    uploads: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Opening some devices does something."""
+    (uploads / "file").touch()
+    opened = []
+    open_file = os.open
+
+    def watched(name: bytes, flags: int, *, dir_fd: int | None = None) -> int:
+        descriptor = open_file(name, flags, dir_fd=dir_fd)
+        opened.append(name)
+        return descriptor
+
+    monkeypatch.setattr(os, "open", watched)
+    with pytest.raises(InvalidPhotoException, match="not a regular file"):
+        read(uploads / "file" / NUMBER)
+    assert opened == [os.fsencode(uploads)]
+
+
 def test_a_socket_is_refused(uploads: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(uploads / "1")  # the path of a socket may have some 100 bytes
     with socket.socket(socket.AF_UNIX) as one:
@@ -177,7 +196,7 @@ def test_too_long_a_name_is_the_paths_fault(uploads: Path) -> None:
 
 @pytest.mark.parametrize("below", ["1/0000000002", f"2/{NUMBER}"])
 def test_a_file_or_its_folder_that_is_not_there_is_gone(uploads: Path, below: str) -> None:
-    with pytest.raises(UploadGoneException, match="its client has left"):
+    with pytest.raises(UploadGoneException, match="its client has disconnected"):
         read(uploads / below)
 
 
