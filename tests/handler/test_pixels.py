@@ -11,7 +11,7 @@ from handler.photo import decode_photo
 from tests.hostile import encode, picture
 from tests.hostile.png import png
 
-RAMP = np.tile(np.arange(256, dtype=np.uint8), (32, 1))
+RAMP = np.tile(np.arange(256, dtype=np.uint8), (192, 1))
 MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)  # of red, green, blue and alpha
 
 
@@ -43,8 +43,8 @@ def test_12_bits_in_16_of_a_png_are_as_bright_as_8(colour: int) -> None:
     levels = np.repeat((RAMP.astype(np.uint32) * 4095 // 255)[:, :, None], samples, axis=2)
     if colour >= 4:
         levels[..., -1] = 4095
-    rows = np.insert(levels.astype(">u2").view(np.uint8).reshape(32, -1), 0, 0, axis=1)
-    data = png(256, 32, zlib.compress(rows.tobytes()), depth=16, colour=colour)
+    rows = np.insert(levels.astype(">u2").view(np.uint8).reshape(192, -1), 0, 0, axis=1)
+    data = png(256, 192, zlib.compress(rows.tobytes()), depth=16, colour=colour)
     expected = decode_photo(encode(Image.fromarray(RAMP), "PNG")).astype(int)
     assert np.abs(decode_photo(data) - expected).mean() < 9
     assert decode_photo(data).max() == 255

@@ -82,10 +82,12 @@ def test_a_photo_is_opened_and_decoded_once(name: str, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", [1, 3, 6])
-def test_an_upload_has_its_size_as_sent_and_upright(format_name: str, orientation: int) -> None:
+def test_an_upload_has_its_size_as_sent_and_that_of_its_middle_upright(
+    format_name: str, orientation: int
+) -> None:
     buffer, exif = io.BytesIO(), Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    Image.new("RGB", (80, 40)).save(buffer, format_name, exif=exif)
+    Image.new("RGB", (90, 30)).save(buffer, format_name, exif=exif)
     upload = read_upload(buffer.getvalue())
-    assert upload.size == (80, 40)
-    assert upload.upright_size == ((40, 80) if orientation == 6 else (80, 40))
+    assert upload.size == (90, 30)
+    assert upload.seen_size == ((30, 40) if orientation == 6 else (40, 30))
