@@ -206,7 +206,7 @@ def test_serve_says_in_the_words_of_this_start_why_a_server_ends(own_server: Ser
     for name in ("torchserve.log", "server.log", "model.log", "gateway-errors.log"):
         (logs / name).write_text("an error of the day before\n")
     config = own_server.folder / "config.properties"
-    text = config.read_text().replace("job_queue_size=100", "job_queue_size=many")
+    text = config.read_text().replace("number_of_netty_threads=2", "number_of_netty_threads=many")
     config.unlink()
     config.write_text(text)
     result = own_server.serve("--detach")
