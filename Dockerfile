@@ -38,6 +38,14 @@ LABEL org.opencontainers.image.title="catsdogs" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
+# The gateway. Debian keeps only its newest nginx, so a pinned version would soon be gone.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends nginx \
+    && rm -rf /var/lib/apt/lists/* \
+    && install -d -m 0700 -o 10001 -g 10001 /uploads
+# On disk, and writable where the root is not.
+VOLUME /uploads
 WORKDIR /app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /app/model_store model_store
@@ -49,6 +57,7 @@ COPY tools tools
 # at run time; a new model is a new image, or a new archive and a new start.
 ENV CATSDOGS_HOST=0.0.0.0 \
     CATSDOGS_LOGS=stdout \
+    CATSDOGS_UPLOADS=/uploads \
     LOG_LOCATION=/tmp/logs \
     TS_ENABLE_MODEL_API=false \
     PATH=/opt/venv/bin:$PATH \

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tests.conftest import REPOSITORY
+from tests.tools.test_sizes import tool
 
 
 def configuration() -> dict[str, Any]:
@@ -25,8 +29,9 @@ def configuration() -> dict[str, Any]:
 
 def test_only_the_gateway_is_published_and_only_on_loopback() -> None:
     ports = {name: service.get("ports") for name, service in configuration().items()}
-    (published,) = ports.pop("gateway")
+    (published,) = ports.pop("server")
     assert published["host_ip"] == "127.0.0.1"
+    assert published["target"] == 8000
     assert not any(ports.values())
 
 
@@ -35,16 +40,52 @@ def test_every_service_is_limited_watched_and_without_new_privileges() -> None:
         assert service["mem_limit"], name
         assert service["cpus"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        # Of the others the image says how.
+        # Of the other the image says how.
         if name in ("mlflow", "prometheus"):
             assert service["healthcheck"]["interval"] == "30s", name
             assert ":v" in service["image"], name
     assert "--interval=30s" in (REPOSITORY / "Dockerfile").read_text()
 
 
-def test_gateway_and_torchserve_are_told_of_as_many_large_photos() -> None:
-    told = {
-        name: configuration()[name]["environment"]["CATSDOGS_LARGE_PLACES"]
-        for name in ("gateway", "classifier")
+def test_after_a_restart_of_the_machine_each_service_starts_without_another() -> None:
+    """Docker before version 29 doesn't wait for the container whose network another one joins."""
+    for name, service in configuration().items():
+        assert service["restart"] == "unless-stopped", name
+        assert not service.keys() & {"network_mode", "ipc", "pid", "links", "volumes_from"}, name
+
+
+def test_memory_has_room_for_a_worker_a_processor() -> None:
+    sizes, server = tool("sizes"), configuration()["server"]
+    needed = sizes.OTHERS + int(server["cpus"]) * sizes.WORKER
+    assert int(server["mem_limit"]) >= needed * 1e6
+
+
+def test_uploads_are_on_disk_where_the_image_says() -> None:
+    (folder,) = re.findall(r"CATSDOGS_UPLOADS=(\S+)", (REPOSITORY / "Dockerfile").read_text())
+    (mount,) = configuration()["server"]["volumes"]
+    assert (mount["type"], mount["target"]) == ("volume", folder)
+
+
+def test_prometheus_finds_the_server_by_its_name(tmp_path: Path) -> None:
+    """Its command is run as far as Prometheus itself, on copies of the files that it names."""
+    (command,) = configuration()["prometheus"]["command"]
+    prepare, _, options = command.partition("exec prometheus ")
+    assert "--config.file=/tmp/prometheus.yml" in options
+    prepare = prepare.replace("/tmp/", f"{tmp_path}/").removesuffix("&& ")
+    prepare = prepare.replace("/etc/prometheus/catsdogs", str(REPOSITORY / "monitoring"))
+    subprocess.run(["sh", "-c", prepare], check=True)
+    told = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    targets = {
+        target
+        for job in told["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
     }
-    assert told == {"gateway": "2", "classifier": "2"}
+    assert targets == {"server:8002"}
+    assert all((tmp_path / name).exists() for name in told["rule_files"])
+
+
+def test_clients_are_limited_and_a_proxy_in_front_may_name_them() -> None:
+    environment = configuration()["server"]["environment"]
+    assert environment["CATSDOGS_CLIENT_LIMIT"] == "on"
+    assert environment["CATSDOGS_TRUSTED_PROXIES"] == ""

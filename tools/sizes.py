@@ -9,12 +9,12 @@ from pathlib import Path
 from settings import NotServed
 
 CGROUPS = Path("/sys/fs/cgroup")
-# Megabytes, measured by tests/image on the largest photos: a worker that decodes one, and what is
-# there beside them (frontend, gateway, launcher, unpacked archive). Of a processor without units
-# for int8; with them LEAST is enough for one worker.
-WORKER = 740
-OTHERS = 330
-LEAST = 900
+# Megabytes, measured with the largest photos, explained and not: a worker, and everything else
+# (frontend, gateway, launcher, and the archive unpacked in memory). They are for processors without
+# units for int8; with them a worker takes 650, and LEAST is enough for one and everything else.
+WORKER = 810
+OTHERS = 350
+LEAST = 950
 
 
 def workers_that_fit(versions: int) -> int | None:

@@ -85,7 +85,7 @@ def test_pods_keep_to_the_restricted_standard_and_have_no_token() -> None:
                 "capabilities": {"drop": ["ALL"]},
             }  # fmt: skip
             for amounts in container["resources"].values():
-                assert amounts.keys() == {"cpu", "memory"}
+                assert amounts.keys() >= {"cpu", "memory"}
         for volume in pod.get("volumes", []):
             assert volume.keys() <= {"name", "emptyDir", "persistentVolumeClaim"}
 
@@ -114,15 +114,68 @@ def test_no_port_of_torchserve_is_named_anywhere() -> None:
     ],
 )
 def test_a_pod_may_take_long_enough_to_end(values: dict[str, Any]) -> None:
-    (pod,) = [pod for pod in pods(render(values)) if len(pod["containers"]) == 2]
+    pod = serving_pod(values)
     waits = {tuple(c["lifecycle"]["preStop"]["exec"]["command"]) for c in pod["containers"]}
     ((_, before_stop),) = waits
-    caddyfile = (REPOSITORY / "gateway/Caddyfile").read_text()
-    grace = int(re.findall(r"grace_period (\d+)s", caddyfile)[0])
-    torchserve = (REPOSITORY / "tools/torchserve.py").read_text()
-    drain = int(re.findall(r"SECONDS_TO_DRAIN = (\d+)", torchserve)[0])
+    grace = number_in("gateway/nginx.conf", r"worker_shutdown_timeout (\d+)s;")
+    drain = number_in("tools/torchserve.py", r"SECONDS_TO_DRAIN = (\d+)")
     assert pod["terminationGracePeriodSeconds"] > int(before_stop) + grace + 1 + drain + 20
     assert pod["terminationGracePeriodSeconds"] >= values.get("terminationGracePeriodSeconds", 75)
+
+
+def serving_pod(values: dict[str, Any] | None = None) -> dict[str, Any]:
+    (pod,) = [pod for pod in pods(render(values)) if len(pod["containers"]) == 2]
+    return pod
+
+
+def number_in(file: str, pattern: str) -> int:
+    (number,) = re.findall(pattern, (REPOSITORY / file).read_text())
+    return int(number)
+
+
+def test_both_containers_see_the_uploads_where_the_image_says() -> None:
+    (folder,) = re.findall(r"CATSDOGS_UPLOADS=(\S+)", (REPOSITORY / "Dockerfile").read_text())
+    mounts = {
+        container["name"]: [m for m in container["volumeMounts"] if m["name"] == "uploads"]
+        for container in serving_pod()["containers"]
+    }
+    assert mounts == {
+        "torchserve": [{"name": "uploads", "mountPath": folder, "readOnly": True}],
+        "gateway": [{"name": "uploads", "mountPath": folder}],
+    }
+
+
+def test_uploads_fit_on_the_disk_that_a_pod_may_take() -> None:
+    """Kubelets evict pods that outgrow it."""
+    pod = serving_pod({"archive": EVERYTHING["archive"]})
+    room = {v["name"]: quantity(v["emptyDir"]["sizeLimit"]) for v in pod["volumes"]}
+    large = number_in("gateway/photo.conf", r"limit_conn large (\d+);")
+    largest = number_in("gateway/nginx.conf", r"client_max_body_size (\d+)m;") * 2**20
+    small = number_in("gateway/photo.conf", r"limit_conn small (\d+);")
+    assert room["uploads"] > 1.2 * (large * largest + small * 2**16)
+    logs = 2 * 5 * 10 * 2**20  # a kubelet keeps five files of 10 MiB of each container
+    limits = [quantity(c["resources"]["limits"]["ephemeral-storage"]) for c in pod["containers"]]
+    assert sum(limits) > sum(room.values()) + logs
+    for container in pod["containers"]:
+        requested = container["resources"]["requests"]["ephemeral-storage"]
+        assert quantity(requested) <= 2**30, "pods would not fit on small nodes"
+
+
+def test_the_gateway_lives_while_torchserve_starts_and_is_ready_when_photos_are_answered() -> None:
+    (gateway,) = [c for c in serving_pod()["containers"] if c["name"] == "gateway"]
+    asked = {name: gateway[f"{name}Probe"] for name in ("startup", "liveness", "readiness")}
+    paths = {name: probe["httpGet"]["path"] for name, probe in asked.items()}
+    assert paths == {"startup": "/health", "liveness": "/health", "readiness": "/ready"}
+    assert {probe["httpGet"]["port"] for probe in asked.values()} == {"metrics"}
+    assert (
+        asked["readiness"]["timeoutSeconds"]
+        > number_in("tools/watcher.py", r"SECONDS_TO_PROBE = (\d+)") + 1
+    )
+
+
+def test_clients_behind_an_ingress_do_not_share_one_limit() -> None:
+    settings = render()["ConfigMap", "pets-catsdogs"]["data"]
+    assert settings == {"CATSDOGS_CLIENT_LIMIT": "off", "CATSDOGS_TRUSTED_PROXIES": ""}
 
 
 def test_other_settings_are_other_pods() -> None:
@@ -131,7 +184,7 @@ def test_other_settings_are_other_pods() -> None:
         annotations = deployment["spec"]["template"]["metadata"]["annotations"]
         return str(annotations["checksum/settings"])
 
-    assert checksum({}) != checksum({"settings": {"CATSDOGS_LARGE_PLACES": "2"}})
+    assert checksum({}) != checksum({"settings": {"TS_DEFAULT_WORKERS_PER_MODEL": "1"}})
 
 
 def test_a_canary_is_a_deployment_of_its_own_behind_the_same_service() -> None:
@@ -218,8 +271,7 @@ def test_notes_tell_commands_of_this_release() -> None:
 def test_limits_leave_room_for_a_worker_and_requests_are_those_aimed_at() -> None:
     from tests.tools.test_sizes import tool
 
-    (pod,) = [pod for pod in pods(render()) if len(pod["containers"]) == 2]
-    torchserve, gateway = (container["resources"] for container in pod["containers"])
+    torchserve, gateway = (c["resources"] for c in serving_pod()["containers"])
     assert quantity(torchserve["limits"]["memory"]) > tool("sizes").LEAST * 1e6
     requests = [part["requests"] for part in (torchserve, gateway)]
     assert 0.5 <= sum(quantity(part["cpu"]) for part in requests) <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,7 @@ import yaml
 from tests.chart.conftest import CHART, EVERYTHING, needs_helm, pods, render
 from tests.chart.test_chart import OF_THE_OPERATOR, VERSIONS
 from tests.conftest import REPOSITORY
+from tests.tools.test_sizes import tool
 
 pytestmark = needs_helm
 
@@ -42,8 +44,12 @@ pytestmark = needs_helm
         {"settings": {"CATSDOGS_HOST": "127.0.0.1"}},
         {"settings": {"CATSDOGS_PORT": "80"}},
         {"settings": {"CATSDOGS_METRICS_PORT": "9000"}},
-        {"settings": {"CATSDOGS_DOMAIN": "photos.example.org"}},
+        {"settings": {"CATSDOGS_TLS_CERT": "/tls/tls.crt"}},
+        {"settings": {"CATSDOGS_UPLOADS": "/tmp"}},
         {"settings": {"CATSDOGS_LOGS": "file"}},
+        {"settings": {"CATSDOGS_CLIENT_LIMIT": "of"}},
+        {"settings": {"CATSDOGS_CLIENT_LIMIT": True}},  # what YAML makes of on
+        {"settings": {"CATSDOGS_TRUSTED_PROXIES": "10.0.0.0/8; 192.0.2.1"}},
         {"settings": {"TS_MANAGEMENT_ADDRESS": "http://0.0.0.0:8081"}},
         {"settings": {"TS_INFERENCE_ADDRESS": "http://0.0.0.0:8080"}},
         {"podLabels": {"app.kubernetes.io/name": "x"}},
@@ -60,6 +66,13 @@ pytestmark = needs_helm
 def test_values_that_can_not_be_meant_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="specifications of the schema"):
         render(values)
+
+
+def test_settings_that_are_taken_are_variables_of_the_gateway() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    pattern = schema["properties"]["settings"]["propertyNames"]["pattern"]
+    names = re.findall(r"[A-Z_]+", re.findall(r"CATSDOGS_\(([^)]*)\)", pattern)[0])
+    assert {f"CATSDOGS_{name}" for name in names} <= tool("settings").VARIABLES.keys()
 
 
 def test_an_autoscaler_needs_room_between_its_bounds() -> None:
@@ -84,7 +97,7 @@ def test_the_readmes_own_values_are_taken() -> None:
     assert render(values)["Ingress", "pets-catsdogs"]["spec"]["tls"]
     # As much as the gateway itself takes.
     body = values["ingress"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
-    assert f"max_size {body.removesuffix('m')}MiB" in (REPOSITORY / "gateway/Caddyfile").read_text()
+    assert f"client_max_body_size {body};" in (REPOSITORY / "gateway/nginx.conf").read_text()
 
 
 def paths(values: dict[str, Any], before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

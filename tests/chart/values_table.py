@@ -41,12 +41,7 @@ def leaves(
 ) -> Iterator[tuple[str, str, str]]:
     for key, inner in value.items():
         name = f"{prefix}{key}"
-        if (
-            isinstance(inner, dict)
-            and inner
-            and name.count(".") < 2
-            and key not in ("labels", "settings")
-        ):
+        if isinstance(inner, dict) and inner and name.count(".") < 2 and key != "labels":
             if words := comments.get(name):
                 yield name, "", words
             yield from leaves(inner, f"{name}.", comments)

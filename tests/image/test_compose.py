@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import requests
 from tests.conftest import CLASSES, REPOSITORY
 from tests.e2e.load import CAT
 from tests.e2e.servers import free_ports, wait_until
+from tests.image.conftest import docker
 
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 
@@ -34,6 +36,21 @@ class Project:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def counted(self, query: str) -> bool:
+        """Whether the one sample that Prometheus answers is 1."""
+        command = ("promtool", "query", "instant", "http://127.0.0.1:9090", query)
+        try:
+            return "=> 1 " in self.compose("exec", "-T", "prometheus", *command)
+        except AssertionError:  # it has just been started
+            return False
+
+    def answers(self) -> bool:
+        try:
+            answer = requests.post(f"http://{self.address}/predict", data=CAT, timeout=30)
+        except requests.RequestException:
+            return False
+        return answer.status_code == 200
+
 
 @pytest.fixture(scope="module")
 def project(image: str) -> Iterator[Project]:
@@ -52,21 +69,8 @@ def test_a_photo_is_classified_and_found_in_prometheus(project: Project) -> None
     smoke = [sys.executable, REPOSITORY / "tools/smoke", url, "--wait", "30"]
     assert subprocess.run(smoke, capture_output=True, text=True).returncode == 0
 
-    def counted(query: str) -> bool:
-        told = project.compose(
-            "exec",
-            "-T",
-            "prometheus",
-            "promtool",
-            "query",
-            "instant",
-            "http://127.0.0.1:9090",
-            query,
-        )
-        return "=> 1 " in told
-
-    wait_until(lambda: counted("sum(prediction_requests_total) >= bool 1"), 90)
-    wait_until(lambda: counted('min(up{job=~"cats-dogs-.*"})'), 90)
+    wait_until(lambda: project.counted("sum(prediction_requests_total) >= bool 1"), 90)
+    wait_until(lambda: project.counted('min(up{job=~"cats-dogs-.*"})'), 90)
 
 
 def test_a_run_is_logged_to_mlflow_from_beside_it(project: Project) -> None:
@@ -82,10 +86,20 @@ def test_a_run_is_logged_to_mlflow_from_beside_it(project: Project) -> None:
 def test_only_the_gateway_is_published_and_only_on_loopback(project: Project) -> None:
     running = [json.loads(line) for line in project.compose("ps", "--format", "json").splitlines()]
     assert {service["Service"] for service in running} == {
-        "gateway", "classifier", "mlflow", "prometheus"
+        "server", "mlflow", "prometheus"
     }  # fmt: skip
     assert {service["Health"] for service in running} == {"healthy"}
     published = [
         p["URL"] for service in running for p in service["Publishers"] if p["PublishedPort"]
     ]
     assert published == ["127.0.0.1"]
+
+
+def test_any_service_may_be_restarted_by_itself(project: Project) -> None:
+    """By the engine, as after a crash, which starts no other service anew."""
+    for service in ("server", "prometheus", "mlflow"):
+        docker("restart", "--time", "60", project.compose("ps", "--quiet", service).strip())
+        since = time.time()
+        wait_until(project.answers, 180)
+        fresh = f'min(timestamp(up{{job=~"cats-dogs-.*"}} == 1)) > bool {since:.0f}'
+        wait_until(lambda query=fresh: project.counted(query), 90)  # type: ignore[misc]

@@ -150,17 +150,6 @@ def start_pod(image: str) -> Iterator[Callable[..., Pod]]:
         pod.remove()
 
 
-def working_set(container: Container) -> float:
-    """Bytes, as the kubelet counts them: without files that were read once."""
-    program = (
-        "cat /sys/fs/cgroup/memory/memory.usage_in_bytes /sys/fs/cgroup/memory.current;"
-        "cat /sys/fs/cgroup/memory/memory.stat /sys/fs/cgroup/memory.stat | "
-        "grep -E '^(total_)?inactive_file' | tail -1 | cut -d' ' -f2"
-    )
-    used, inactive = container.run("sh", "-c", f"({program}) 2>/dev/null").split()
-    return int(used) - int(inactive)
-
-
 def test_the_pod_gets_ready_classifies_and_is_idle_below_its_requests(
     start_pod: Callable[..., Pod],
 ) -> None:
@@ -172,12 +161,12 @@ def test_the_pod_gets_ready_classifies_and_is_idle_below_its_requests(
     assert answer["label"] in CLASSES
     assert answer["model_version"] == app_version()
 
-    used = {name: working_set(container) for name, container in pod.containers.items()}
+    used = {name: container.working_set() for name, container in pod.containers.items()}
     requested = {
-        container["name"]: quantity(container["resources"]["requests"]["memory"])
+        container["name"]: quantity(container["resources"]["requests"]["memory"]) / 1e6
         for container in pod.spec["containers"]
     }
-    print({name: f"{used[name] / 1e6:.0f} of {requested[name] / 1e6:.0f} MB" for name in used})
+    print({name: f"{used[name]:.0f} of {requested[name]:.0f} MB" for name in used})
     assert sum(used.values()) < 0.7 * sum(requested.values())
     for name in used:
         assert used[name] < 0.7 * requested[name], name

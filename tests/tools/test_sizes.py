@@ -1,4 +1,4 @@
-"""How many workers and large photos are asked for under a container's limits."""
+"""How many workers are started under a container's limits."""
 
 from __future__ import annotations
 
@@ -44,13 +44,11 @@ def test_without_a_limit_the_configuration_decides(
     monkeypatch: pytest.MonkeyPatch, module: ModuleType, tmp_path: Path
 ) -> None:
     limit(monkeypatch, module, tmp_path, memory_max="max")
-    assert module.sizes(1) == (None, 3)
-    monkeypatch.setenv("CATSDOGS_LARGE_PLACES", "2")
-    assert module.sizes(1) == (None, 2)
+    assert module.workers_that_fit(1) is None
 
 
 @given(st.integers(1, 16_000), st.integers(1, 2), st.integers(5, 1600))
-def test_what_is_asked_for_fits(
+def test_workers_that_are_started_fit(
     module: ModuleType, tmp_path_factory: pytest.TempPathFactory, megabytes: int, versions: int,
     hundredths: int,
 ) -> None:  # fmt: skip
@@ -60,13 +58,12 @@ def test_what_is_asked_for_fits(
         limit(monkeypatch, module, folder, memory_max=bytes_, cpu_max=quota)
         if megabytes < module.LEAST + (versions - 1) * module.WORKER:
             with pytest.raises(module.NotServed, match="too little memory"):
-                module.sizes(versions)
+                module.workers_that_fit(versions)
             return
-        workers, photos = module.sizes(versions)
+        workers = module.workers_that_fit(versions)
     assert 1 <= workers <= min(CORES, max(1, -(-hundredths // 100)))
-    assert 1 <= photos <= 3
-    needed = module.OTHERS + versions * workers * module.WORKER + photos * module.LARGE_PHOTO
-    assert needed <= megabytes or (workers, photos) == (1, 1)
+    needed = module.OTHERS + versions * workers * module.WORKER
+    assert needed <= megabytes or workers == 1
 
 
 def test_cgroups_of_the_first_version_count_too(
@@ -77,4 +74,12 @@ def test_cgroups_of_the_first_version_count_too(
         "cpu__cpu.cfs_quota_us": "50000", "cpu__cpu.cfs_period_us": "100000",
     }  # fmt: skip
     limit(monkeypatch, module, tmp_path, **files)
-    assert module.sizes(1) == (1, 3)
+    assert module.workers_that_fit(1) == 1
+
+
+def test_torchserves_heap_holds_paths_alone_where_memory_is_limited(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, tmp_path: Path
+) -> None:
+    for memory, expected in ("max", []), (str(2**30), ["-Xmx96m", "-XX:MaxDirectMemorySize=64m"]):
+        limit(monkeypatch, module, tmp_path, memory_max=memory)
+        assert tool("torchserve").heap() == expected

@@ -101,6 +101,7 @@ spec:
             {{- toYaml $values.torchserve.resources | nindent 12 }}
           volumeMounts:
             - {name: torchserve-tmp, mountPath: /tmp}
+            - {name: uploads, mountPath: /uploads, readOnly: true}
             {{- if or .archive.url .archive.existingClaim }}
             - {name: archive, mountPath: /app/model_store, readOnly: true}
             {{- end }}
@@ -119,9 +120,10 @@ spec:
           ports:
             - {name: http, containerPort: 8000}
             - {name: metrics, containerPort: 8002}
-          # Whether the gateway lives, and whether a photo would be answered: a picture is classified.
+          # Whether the gateway lives, whatever TorchServe does, and whether a photo would be answered: a picture is
+          # classified.
           startupProbe:
-            httpGet: &alive {port: metrics, path: /metrics/gateway}
+            httpGet: &alive {port: metrics, path: /health}
             periodSeconds: 2
             failureThreshold: 30
           livenessProbe:
@@ -132,7 +134,7 @@ spec:
           readinessProbe:
             httpGet: {port: metrics, path: /ready}
             periodSeconds: 5
-            timeoutSeconds: 10
+            timeoutSeconds: 5 # it takes 2 s at most, with a full queue as well
             failureThreshold: 3
           lifecycle: *leaving
           securityContext:
@@ -141,6 +143,7 @@ spec:
             {{- toYaml $values.gateway.resources | nindent 12 }}
           volumeMounts:
             - {name: gateway-tmp, mountPath: /tmp}
+            - {name: uploads, mountPath: /uploads}
             {{- if or .archive.url .archive.existingClaim }}
             - {name: archive, mountPath: /app/model_store, readOnly: true}
             {{- end }}
@@ -149,6 +152,9 @@ spec:
           emptyDir: {sizeLimit: 1Gi}
         - name: gateway-tmp
           emptyDir: {sizeLimit: 64Mi}
+        # The gateway lets in 256 uploads of 12 MiB and 1,500 small ones at once, 3.1 GiB; TorchServe gets their paths.
+        - name: uploads
+          emptyDir: {sizeLimit: 4Gi}
         {{- if .archive.url }}
         - name: archive
           emptyDir: {sizeLimit: 1Gi}
