@@ -74,15 +74,15 @@ def test_prometheus_finds_the_server_by_its_name(tmp_path: Path) -> None:
     prepare = prepare.replace("/tmp/", f"{tmp_path}/").removesuffix("&& ")
     prepare = prepare.replace("/etc/prometheus/catsdogs", str(REPOSITORY / "monitoring"))
     subprocess.run(["sh", "-c", prepare], check=True)
-    told = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
+    copied = yaml.safe_load((tmp_path / "prometheus.yml").read_text())
     targets = {
         target
-        for job in told["scrape_configs"]
+        for job in copied["scrape_configs"]
         for static in job["static_configs"]
         for target in static["targets"]
     }
     assert targets == {"server:8002"}
-    assert all((tmp_path / name).exists() for name in told["rule_files"])
+    assert all((tmp_path / name).exists() for name in copied["rule_files"])
 
 
 def test_clients_are_limited_and_a_proxy_in_front_may_name_them() -> None:

@@ -48,7 +48,7 @@ spec:
       {{- with $values.priorityClassName }}
       priorityClassName: {{ . | quote }}
       {{- end }}
-      # Once told to end, 21 s of the gateway and 20 s of TorchServe, and some.
+      # After SIGTERM: 21 s for the gateway, 20 s for TorchServe, and some.
       terminationGracePeriodSeconds: {{ max $values.terminationGracePeriodSeconds (add $values.secondsBeforeStop 70) }}
       securityContext:
         runAsNonRoot: true
@@ -72,7 +72,7 @@ spec:
             - {name: archive, mountPath: /archive}
       {{- end }}
       containers:
-        # Told to end at the same time, it waits until the gateway has no client left.
+        # It gets SIGTERM when the gateway does, and waits until no client is left there.
         - name: torchserve
           image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
