@@ -285,15 +285,23 @@ def new_sub_folder(uploads: Path) -> Path:
 
 
 def pass_on(reading: int, output: TextIO) -> None:
-    """nginx's error log as lines of JSON, without anything of the client."""
+    """nginx's error log as lines of JSON, without anything of the client.
+
+    Where logs go to standard output, the access log comes this way too, and is JSON already.
+    """
     with os.fdopen(reading, errors="replace") as lines:
         for line in lines:
-            found = ERROR.match(line.rstrip("\n"))
-            level, text = found.groups() if found else ("error", line.rstrip("\n"))
-            stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-            entry = {"time": stamp, "level": level, "message": text}
             with suppress(OSError):  # a full disk: the next line may find room
-                print(json.dumps(entry), file=output, flush=True)
+                print(as_json(line.rstrip("\n")), file=output, flush=True)
+
+
+def as_json(line: str) -> str:
+    if line.startswith("{"):
+        return line
+    found = ERROR.match(line)
+    level, text = found.groups() if found else ("error", line)
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    return json.dumps({"time": stamp, "level": level, "message": text})
 
 
 def ready() -> bool:
