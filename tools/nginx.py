@@ -39,7 +39,7 @@ from torchserve import temporary_folder
 from watcher import Watcher
 
 LOG_BYTES, OLD_LOGS = 20 * 2**20, 3  # of gateway.log, before it starts anew, and how many are kept
-# A line of nginx's error log; what stands behind the message tells of the client.
+# A line of nginx's error log; what follows the message is about the client.
 ERROR = re.compile(r"\S+ \S+ \[(\w+)\] [\d#]+: (?:\*\d+ )?(.*?)(?:, client: .*)?$")
 NOTHING = "# Nothing.\n"
 FALLBACK = "error_page 404 410 500 502 503 507 = @default_version;\n"  # from a canary

@@ -27,7 +27,7 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
-from settings import NotServed, address, given
+from settings import NotServed, address, given, properties
 
 # Route, status, seconds, and whether a canary failed before; gateway/answers.conf writes them.
 LINE = re.compile(rb" (/[a-z/]*|other) (\d{1,3}) (\d+\.\d+) ([01])$")
@@ -38,7 +38,6 @@ CODES = (200, 400, 408, 413, 415, 499, 502, 503, 504)
 RECEIVED = 2**22  # bytes of lines that may wait; systems may allow less
 SECONDS_TO_PROBE = 1.5  # longest that `/ready` waits for the picture
 SECONDS_BETWEEN = 1  # two pictures
-UPLOAD_BYTES = 12 * 2**20  # of the largest
 NO_ROOM = 503, b'{"status": "no room for uploads"}\n'
 SECONDS_BUSY = 20  # how long a photo's answer shows that photos are answered
 # 16 x 16 grey pixels.
@@ -106,11 +105,12 @@ class Watcher:
 
     def handler(self) -> type[http.server.BaseHTTPRequestHandler]:
         registry, probe, folder = self.registry, self.probe, self.folder
+        largest = int(properties()["max_request_size"])
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self.path == "/ready":
-                    is_full = free_bytes(folder) < UPLOAD_BYTES
+                    is_full = free_bytes(folder) < largest
                     status, body = NO_ROOM if is_full else probe.ready()
                     self.answer(status, "application/json", body)
                 else:
