@@ -1,4 +1,4 @@
-"""Made pictures and tiny parameters, shared by all tests."""
+"""Generated pictures and small parameters, shared by all tests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,15 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from handler.photo import SIDE
+from testing.repository import REPOSITORY
 from tests.made_photos import made_photo
 from training.model import SimpleCNN, half_precision
 from training.params import Params, load_params
 
-# A machine that is busy is no fault of what is tested.
+# Deadlines would fail on a busy machine.
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
 
-REPOSITORY = Path(__file__).parent.parent
-# Of the released weights.
-CARD = json.loads((REPOSITORY / "models/catsdogs.json").read_text())
-VERSION, CLASSES = CARD["version"], CARD["classes"]
 # Of untrained weights, whose activations shrink from layer to layer.
 RANGES = {
     "conv1": [-2.2, 2.7], "conv2": [0, 2], "conv3": [0, 1], "conv4": [0, 1], "fc1": [0, 1],
@@ -35,20 +33,31 @@ RANGES = {
 
 
 def pytest_configure() -> None:
-    """Ctrl-C ends what tests start, too where a shell that runs pytest by `&` ignores it."""
+    """Ctrl-C ends child processes, even if the shell that started pytest with `&` ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def needs(program: str) -> pytest.MarkDecorator:
-    """Skips a test where a Debian package is not installed, but where CATSDOGS_REQUIRE says not."""
+    """Skip a test without this Debian package, unless CATSDOGS_REQUIRE forbids it."""
     missing = shutil.which(program) is None and not os.environ.get("CATSDOGS_REQUIRE")
     return pytest.mark.skipif(missing, reason=f"{program} is not installed")
 
 
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of 40 made photos of each class."""
+    """A data folder with 40 generated photos per class."""
     folder = tmp_path_factory.mktemp("photos")
     for label in ("cat", "dog"):
         (folder / label).mkdir()
@@ -59,7 +68,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The repository's own parameters, but for a short training without a teacher."""
+    """The repository's parameters, changed for a short training without a teacher."""
     params = load_params(REPOSITORY / "params.yaml")
     train = dataclasses.replace(
         params.train,
@@ -77,7 +86,7 @@ def params() -> Params:
 
 @pytest.fixture(scope="session")
 def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Untrained weights and the JSON file beside them, as a release writes them."""
+    """Untrained weights and their JSON file, as a release writes them."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("models") / "catsdogs.pt"
     torch.save(half_precision(SimpleCNN().state_dict()), path)
@@ -89,19 +98,19 @@ def weights(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "std": params.train.std,
         "temperature": 1.5,
         "threshold": 0.9,
-        "strangeness": {"means": [0.0] * 256, "deviations": [1.0] * 256, "limit": 1e6},
+        "ood_score": {"means": [0.0] * 256, "deviations": [1.0] * 256, "limit": 1e6},
         "activation_ranges": RANGES,
         "reference": {
             "photos": 100,
             "class_shares": {"cat": 0.5, "dog": 0.5},
             "confidence_means": [0.52, 0.6, 0.9],
-            "quantities": {
+            "drift_features": {
                 "confidence": {"edges": [0.55, 0.7], "shares": [0.5, 0.3, 0.2]},
                 "brightness": {"edges": [0.5], "shares": [0.5, 0.5]},
             },
         },
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "figures": {},
+        "metrics": {},
         "training": {},
         "params": {},
     }

@@ -1,4 +1,4 @@
-"""Photos drawn by a program, so easy that a network tells them apart after two epochs."""
+"""Generated photos, so easy that a network distinguishes them after two epochs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def made_photo(label: str, seed: int) -> Image.Image:
-    """Noisy stripes: red and running down for a cat, blue and running across for others."""
+    """Noisy stripes: red and vertical for a cat, blue and horizontal for others."""
     random = np.random.default_rng([seed, len(label), ord(label[0])])
     side, width = 96, int(random.integers(6, 14))
     stripes = (np.arange(side) // width + random.integers(0, 2)) % 2

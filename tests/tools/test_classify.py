@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from importlib.machinery import SourceFileLoader
+import http.server
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -12,21 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import REPOSITORY
-
-PATH = REPOSITORY / "tools/classify"
+from testing.repository import REPOSITORY
+from tests.tools import program as programs
 
 
 @pytest.fixture(scope="module")
 def program() -> ModuleType:
-    sys.path.insert(0, str(PATH.parent))
-    loader = SourceFileLoader("classify", str(PATH))
-    spec = importlib.util.spec_from_loader("classify", loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    sys.path.remove(str(PATH.parent))
-    return module
+    return programs.load("classify")
 
 
 answers = st.booleans().map(
@@ -78,10 +71,44 @@ def test_of_a_folder_photos_are_taken_by_name_or_contents_and_the_others_counted
     )
     assert "".join(path.name[0] for path in found) == "abcdefg"
     assert {reason: len(paths) for reason, paths in left_out.items()} == {
-        "hidden": 2, "no photo by name or contents": 3,
+        "hidden": 2, "no photo by name or content": 3,
     }  # fmt: skip
     line = program.counted(left_out)
     assert "2 hidden (" in line
-    assert f"; 3 no photo by name or contents ({tmp_path}/h/film.mov, ...)" in line
+    assert f"; 3 no photo by name or content ({tmp_path}/h/film.mov, ...)" in line
     hidden = tmp_path / "h/.thumbnails"
     assert program.find_photos([hidden], left_out.get) == [hidden / "i.jpg"]  # it was named
+
+
+@contextmanager
+def busy(retry_after: str) -> Iterator[str]:
+    """The address of a server that is, and asks to be left alone for so long."""
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(503)
+            self.send_header("Retry-After", retry_after)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("retry_after", ["1", "86400", "9" * 5000, "-1", "Fri, 27 Nov 2026", ""])
+def test_however_long_a_busy_server_wants_it_to_wait_it_does_so_within_its_patience(
+    program: ModuleType, monkeypatch: pytest.MonkeyPatch, retry_after: str
+) -> None:
+    monkeypatch.setattr(program, "PATIENCE", 2)
+    waits: list[float] = []
+    with busy(retry_after) as url:
+        server = program.Server(url, concurrency=1)
+        monkeypatch.setattr(server.stopped, "wait", waits.append)
+        assert server.ask_until_answered(b"") == (503, {})
+    assert waits
+    assert all(0 <= seconds <= 2 for seconds in waits)

@@ -6,12 +6,15 @@ import http.server
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
+from tests.tools import program as programs
 
 CONTENT = b"an archive" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -26,11 +29,8 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 def address(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "served").mkdir()
     (tmp_path / "served/two.mar").write_bytes(CONTENT)
-    handler = functools.partial(Quiet, directory=tmp_path / "served")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with served_by(functools.partial(Quiet, directory=tmp_path / "served")) as address:
+        yield address
 
 
 def fetch(url: str, sha256: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -64,3 +64,51 @@ def test_of_another_nothing_is_kept_and_what_was_there_stays(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert [file.read_bytes() for file in store.iterdir()] == [b"the old one"]
+
+
+class Chunked(Quiet):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for start in range(0, len(CONTENT), 999):
+            piece = CONTENT[start : start + 999]
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+        self.wfile.write(b"0\r\n\r\n")
+
+
+class Trickling(Quiet):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        with suppress(OSError):  # the client has left
+            for byte in CONTENT:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+
+
+@contextmanager
+def served_by(handler: type[Quiet]) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_an_archive_comes_in_chunks_too(tmp_path: Path) -> None:
+    with served_by(Chunked) as url:
+        assert fetch(url, SHA256, tmp_path / "store").returncode == 0
+    assert (tmp_path / "store/catsdogs.mar").read_bytes() == CONTENT
+
+
+def test_one_that_comes_a_byte_at_a_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = programs.load("fetch")
+    monkeypatch.setattr(program, "SECONDS", 2)
+    with served_by(Trickling) as url, pytest.raises(program.Refused, match="takes more than"):
+        program.fetch(url, SHA256, tmp_path / "catsdogs.mar")
+    assert list(tmp_path.iterdir()) == []

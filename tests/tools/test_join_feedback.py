@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import REPOSITORY
-from training.figures import calibration_error
+from testing.repository import REPOSITORY
+from training.metrics import calibration_error
 
 
 def line(request: str, label: str, confidence: float, day: int = 1, photo: int = 1) -> str:
@@ -26,7 +26,8 @@ REFUSED = json.dumps({"time": "2026-11-01T12:00:00.000+00:00", "request_id": "a"
 
 
 LABELS = "request_id,label\na,cat\n"
-WHOLE = gzip.compress("".join(line(str(n), "cat", 0.9) for n in range(100)).encode())
+LINES = "".join(line(str(n), "cat", 0.9) for n in range(100))
+WHOLE = gzip.compress(LINES.encode(), mtime=0)  # the same bytes, by which a test is named
 
 
 def join(folder: Path, labels: str | bytes, *logs: str) -> subprocess.CompletedProcess[str]:
@@ -41,7 +42,7 @@ def test_answers_meet_their_labels_by_day(tmp_path: Path) -> None:
     (tmp_path / "photos.log").write_text("".join(log))
     done = join(tmp_path, "request_id,label\na,cat\nb,cat\nc,dog\nz,dog\n", "photos.log")
     assert done.returncode == 0, done.stderr
-    words = [told.split() for told in done.stdout.splitlines()]
+    words = [line.split() for line in done.stdout.splitlines()]
     assert ["2026-11-01", "2", "50.0%", "80.0%", "40.0%"] in words
     assert ["2026-11-02", "1", "100.0%", "80.0%", "20.0%"] in words
     assert ["all", "3", "66.7%", "80.0%", "33.3%"] in words
@@ -58,8 +59,8 @@ def test_the_calibration_error_is_the_one_of_the_model_card(tmp_path: Path) -> N
     log = [line(str(number), "cat", float(sure)) for number, sure in enumerate(confidence)]
     (tmp_path / "photos.log").write_text("".join(log))
     done = join(tmp_path, "request_id,label\n" + "".join(labels), "photos.log")
-    (told,) = (row.split() for row in done.stdout.splitlines() if row.startswith("all"))
-    assert told[-1] == f"{calibration_error(confidence, right):.1%}"
+    (total,) = (row.split() for row in done.stdout.splitlines() if row.startswith("all"))
+    assert total[-1] == f"{calibration_error(confidence, right):.1%}"
 
 
 def test_several_photos_of_a_request_are_told_apart(tmp_path: Path) -> None:
@@ -96,26 +97,26 @@ def test_labels_that_excel_has_saved_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "log", "message"),
     [
-        ("id,label\na,cat\n", "", "needs the columns request_id and label"),
-        ("request_id,label,photo\na,cat,first\n", "", "must be a number"),
-        ("request_id,label\na,cat\n", "no JSON\n", "photos.log, line 1: is no line of photos.log"),
+        ("id,label\na,cat\n", "", "the first line needs the columns request_id and label"),
+        ("request_id,label,photo\na,cat,first\n", "", "must be a positive number"),
+        ("request_id,label\na,cat\n", "no JSON\n", "photos.log, line 1: not a line of photos.log"),
         ("", "", "needs the columns"),
         (
             "request_id,label\na,cat\nb\n", "",
-            "labels.csv, line 3: has no request_id or no label",
+            "labels.csv, line 3: request_id or label is missing",
         ),
-        ("request_id,label\na,\n", "", "line 2: has no request_id or no label"),
-        ("request_id,label\na,K\xe4tzchen\n".encode("latin-1"), "", "is no CSV in UTF-8"),
-        ("request_id,label\na,cat\n".encode("utf-16"), "", "is no CSV in UTF-8"),
-        ("request_id,label\na," + "c" * 200_000 + "\n", "", "is no CSV in UTF-8"),
-        (LABELS, line("a", "cat", 0.9).replace("time", "date"), "line 1: is no line of photos.log"),
-        (LABELS, line("a", "cat", 0.9).replace("conf", "diff"), "line 1: is no line of photos.log"),
-        (LABELS, line("b", "cat", 0.9) + line("a", "cat", float("nan")), "line 2: is no line of"),
-        (LABELS, line("a", "cat", 90), "line 1: is no line of photos.log"),
-        (LABELS, b"\xff\n", "photos.log: is cut off or damaged"),
-        (LABELS, WHOLE[:40], "photos.log.gz: is cut off or damaged"),
-        (LABELS, WHOLE[:20] + b"\xff" * 9 + WHOLE[29:], "photos.log.gz: is cut off or damaged"),
-        (LABELS, WHOLE[:2] + b"\xff" + WHOLE[3:], "photos.log.gz: is cut off or damaged"),
+        ("request_id,label\na,\n", "", "line 2: request_id or label is missing"),
+        ("request_id,label\na,K\xe4tzchen\n".encode("latin-1"), "", "is not CSV in UTF-8"),
+        ("request_id,label\na,cat\n".encode("utf-16"), "", "is not CSV in UTF-8"),
+        ("request_id,label\na," + "c" * 200_000 + "\n", "", "is not CSV in UTF-8"),
+        (LABELS, line("a", "cat", 0.9).replace("time", "date"), "line 1: not a line of photos.log"),
+        (LABELS, line("a", "cat", 0.9).replace("conf", "diff"), "line 1: not a line of photos.log"),
+        (LABELS, line("b", "cat", 0.9) + line("a", "cat", float("nan")), "line 2: not a line of"),
+        (LABELS, line("a", "cat", 90), "line 1: not a line of photos.log"),
+        (LABELS, b"\xff\n", "photos.log is truncated or damaged"),
+        (LABELS, WHOLE[:40], "photos.log.gz is truncated or damaged"),
+        (LABELS, WHOLE[:20] + b"\xff" * 9 + WHOLE[29:], "photos.log.gz is truncated or damaged"),
+        (LABELS, WHOLE[:2] + b"\xff" + WHOLE[3:], "photos.log.gz is truncated or damaged"),
     ],
 )  # fmt: skip
 def test_what_is_no_label_or_log_is_named_in_a_line(

@@ -1,0 +1,1 @@
+"""File helpers that training and tools share. Imports no other package of this repository."""

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: real servers, clients, simulated traffic, hostile photos."""

@@ -1,0 +1,68 @@
+"""What a server that has ended said, out of logs that hold more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testing.servers import wait_until
+from tools.server import child
+
+LINE = "2026-11-26T07:43:29,760 WARN  org.pytorch.serve.ModelServer - "
+STACK = f"""{LINE}Model server started.
+WARNING: sun.misc.Unsafe::objectFieldOffset will be removed in a future release
+{LINE}Worker died.
+{LINE}Worker died.
+java.io.IOException: Failed to bind
+\tat org.pytorch.serve.ModelServer.main(ModelServer.java:105)
+"""
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "LOG", tmp_path)
+    for name in ("own.log", "shared.log"):
+        (tmp_path / name).write_text("an error of the day before\n" * 10)
+
+
+def ended(script: str) -> object:
+    class Ended(child.Child):
+        name, option, logs = "it", "it", ("own.log", "shared.log")
+
+    server = Ended(None)
+    server.run(["sh", "-c", script], {"FOLDER": str(child.LOG), "STACK": STACK})
+    server.process.wait()
+    return server
+
+
+def test_stacks_repetitions_and_other_starts_are_not_repeated() -> None:
+    server = ended('printf "$STACK"; echo "   more" >> $FOLDER/shared.log')
+    assert child.last_lines([server]) == (
+        f"; the last lines in {child.LOG}:\nWorker died.\njava.io.IOException: Failed to bind"
+    )
+
+
+def test_of_each_log_the_last_lines_are_told() -> None:
+    script = "for n in 1 2 3 4 5 6; do echo own $n; echo shared $n >> $FOLDER/shared.log; done"
+    lines = ended(script).last_lines()
+    assert lines == [f"{name} {number}" for name in ("own", "shared") for number in (3, 4, 5, 6)]
+
+
+def test_a_log_that_was_started_anew_is_read_from_its_beginning() -> None:
+    assert ended("echo new > $FOLDER/shared.log").last_lines() == ["new"]
+
+
+def test_a_server_that_has_not_started_or_that_runs_has_no_word_about_another_end() -> None:
+    class Other(child.Child):
+        name, option, logs = "other", "other", ("other.log",)  # no two servers share their first
+
+    server = ended("true")
+    assert child.last_lines([Other(None), server]) == ""
+    running = Other(None)
+    running.run(["sh", "-c", "echo fine; exec sleep 60"], {})
+    try:
+        wait_until(lambda: running.last_lines() == ["fine"])
+        assert child.last_lines([running, ended("echo bad >&2")]).endswith(":\nbad")
+    finally:
+        running.stop()

@@ -1,0 +1,81 @@
+"""The folder for unpacked archives and the workers' sockets."""
+
+from __future__ import annotations
+
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.server import torchserve
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Shorter than tmp_path, which has the test's name in it."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def use(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+
+@pytest.mark.parametrize("letter", ["t", "ü"])
+def test_the_longest_path_that_is_taken_has_room_for_a_socket_and_the_next_has_not(
+    short: Path, monkeypatch: pytest.MonkeyPatch, letter: str
+) -> None:
+    room = torchserve.LONGEST_PATH - len(f"{short}//catsdogs-12345678/.ts.sock.65535")
+    name = letter * (room // len(letter.encode())) + "t" * (room % len(letter.encode()))
+    use(monkeypatch, short / name)
+    with socket.socket(socket.AF_UNIX) as worker:
+        worker.bind(f"{torchserve.temporary_folder(short / 'note')}/.ts.sock.65535")
+    use(monkeypatch, short / f"{name}t")
+    with pytest.raises(torchserve.NotServed, match="at most .* Set TMPDIR to a shorter path"):
+        torchserve.temporary_folder(short / "note")
+    assert list((short / f"{name}t").iterdir()) == []
+    with (
+        socket.socket(socket.AF_UNIX) as worker,
+        pytest.raises(OSError, match="AF_UNIX path too long"),
+    ):
+        worker.bind(f"{short}/{name}t/catsdogs-12345678/.ts.sock.65535")
+
+
+def test_a_folder_in_which_none_can_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/none")
+    with pytest.raises(torchserve.NotServed, match=r"^/proc/none/catsdogs-.*; set TMPDIR to ano"):
+        torchserve.temporary_folder(tmp_path / "note")
+
+
+def test_what_a_killed_start_has_left_is_deleted_by_the_next(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, short / "t")
+    for _ in range(3):
+        folder = Path(torchserve.temporary_folder(short / "note"))
+        (folder / "models").mkdir()
+    assert list((short / "t").iterdir()) == [folder]
+
+
+def test_a_note_that_names_another_folder_deletes_nothing(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, short / "t")
+    (short / "photos").mkdir()
+    (short / "note").write_text(str(short / "photos"))
+    torchserve.temporary_folder(short / "note")
+    assert (short / "photos").exists()
+
+
+def test_where_the_note_cannot_be_written_the_folder_of_logs_is_named(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, short / "t")
+    with pytest.raises(torchserve.NotServed, match="set LOG_LOCATION to another folder"):
+        torchserve.temporary_folder(short / "gone/note")
+    assert list((short / "t").iterdir()) == []

@@ -1,0 +1,1 @@
+"""Programs for operators; `tools.server` is what they share."""

@@ -1,0 +1,1 @@
+"""What the programs in tools/ share: how to start, configure, watch and manage the servers."""
