@@ -1,6 +1,6 @@
-"""How the classifier computes: compiled by OpenVINO on a processor, in PyTorch on a GPU.
+"""Inference backends: OpenVINO on a CPU, PyTorch on a GPU.
 
-`model-config.yaml` chooses by `backend`, `precision` and `threads`.
+`backend`, `precision` and `threads` in `model-config.yaml` configure them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ import torch
 from handler.photo import SIDE
 from training.model import CautiousClassifier
 
-# Photos, uint8 (N, 224, 224, 3), to probabilities (N, classes) and strangeness (N,), float32.
+# From photos, uint8 (N, 224, 224, 3), to probabilities (N, classes) and OOD scores (N,), float32.
 Backend = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-# Of each layer's input, by layer in the order of computation: lowest and highest value.
+# Lowest and highest input of each layer, by layer in the order of computation.
 Ranges = dict[str, list[float]]
 
 BACKENDS = ("openvino", "pytorch")
 PRECISIONS = ("auto", "int8", "bf16", "f32")
-# Processors have one of these where they add products of 8-bit integers in 32 bits. AVX2 alone adds
-# pairs of them in 16, which overflows: it took 1.6 points of accuracy and brought no speed.
+# CPUs with one of these sum products of 8-bit integers in 32 bits. AVX2 alone sums pairs of them in
+# 16 bits, which overflow: that cost 1.6 points of accuracy and saved no time.
 INT8_UNITS = ("avx512_vnni", "avx_vnni", "amx_int8")
 INT8_GRAPH, FLOAT_GRAPH = "int8/graph.xml", "float/graph.xml"
-LAYERS = ("Convolution", "MatMul")  # OpenVINO's names of what SimpleCNN has weights for
+LAYERS = ("Convolution", "MatMul")  # OpenVINO's names of layers with weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ def load_backend(
     gpu: int | None,
     options: dict[str, Any],
 ) -> tuple[str, Backend]:
-    """The backend that `options` (of model-config.yaml) ask for, and what to call it.
+    """The name of the backend that `options` (of model-config.yaml) select, and the backend.
 
-    PyTorch runs where TorchServe gives a GPU and where OpenVINO is not installed. `folder` holds
-    the classifier converted to int8; for another precision the first worker leaves it there, since
-    conversion takes seconds.
-    Raises RuntimeError for a backend or precision that there is not.
+    PyTorch is used if TorchServe assigns a GPU, and if OpenVINO is not installed. `folder` contains
+    the classifier converted to int8. For another precision, the first worker converts it and stores
+    it there, since conversion takes seconds. Raises RuntimeError for an unknown backend or
+    precision.
     """
     backend = choice(options, "backend", BACKENDS)
     precision = choice(options, "precision", PRECISIONS)
@@ -59,10 +59,12 @@ def load_backend(
         precision = "int8" if computes_int8() else "f32"
     threads = int(options.get("threads", 1))
     torch.set_num_threads(threads)
-    if gpu is not None:  # untested: no GPU was at hand
+    if gpu is not None:  # untested: no GPU was available
         return f"PyTorch on cuda:{gpu}", in_pytorch(load_classifier(), f"cuda:{gpu}")
     if backend == "openvino" and not find_spec("openvino"):
-        logger.warning("OpenVINO is not installed: PyTorch takes several times as long")
+        logger.warning(
+            "OpenVINO is not installed; PyTorch is several times slower; install openvino"
+        )
         backend = "pytorch"
     if backend == "pytorch":
         return "PyTorch f32", in_pytorch(load_classifier(), "cpu")
@@ -74,55 +76,55 @@ def load_backend(
 
 
 def choice(options: dict[str, Any], key: str, known: tuple[str, ...]) -> str:
-    """The value of `key`, by default the first one known."""
+    """The value of `key`; by default the first of `known`."""
     value = str(options.get(key, known[0]))
     if value not in known:
-        raise RuntimeError(f"model-config.yaml: {key} is {value}; take one of {', '.join(known)}")
+        raise RuntimeError(f"model-config.yaml: {key} is {value}; use one of {', '.join(known)}")
     return value
 
 
 def computes_int8() -> bool:
-    """Whether this processor gains by 8-bit integers and computes rightly with them."""
+    """Whether int8 is faster on this CPU, and correct."""
     features = torch.cpu.get_capabilities()
     return any(features.get(unit, False) for unit in INT8_UNITS)
 
 
 def in_pytorch(classifier: CautiousClassifier, device: str) -> Backend:
-    """The classifier as it stands, in float32."""
+    """The unmodified classifier, in float32."""
     classifier = classifier.to(device)
 
     @torch.inference_mode()
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, strange = classifier(torch.from_numpy(pixels).to(device))
-        return probabilities.cpu().numpy(), strange.cpu().numpy()
+        probabilities, scores = classifier(torch.from_numpy(pixels).to(device))
+        return probabilities.cpu().numpy(), scores.cpu().numpy()
 
     return run
 
 
 def in_openvino(graph: Path, precision: str, threads: int) -> Backend:
-    """The classifier of `write_graph`, compiled for this processor."""
+    """The graph of `write_graph`, compiled for this CPU."""
     import openvino
 
     config = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "ENABLE_CPU_PINNING": False,  # each worker would pin itself to the same core
-        # What is not computed in int8 is little.
+        "ENABLE_CPU_PINNING": False,  # all workers would pin themselves to the same core
+        # For the few operations that are not in int8.
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     compiled = openvino.Core().compile_model(graph, "CPU", config)
 
     def run(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, strange = compiled(pixels).values()
-        return probabilities, strange
+        probabilities, scores = compiled(pixels).values()
+        return probabilities, scores
 
     return run
 
 
 def write_graph(classifier: CautiousClassifier, ranges: Ranges, path: Path) -> None:
-    """Convert the classifier for OpenVINO, for any number of photos, and save it.
+    """Convert the classifier for OpenVINO, for any batch size, and save it to `path`.
 
-    With `ranges`, its layers are to be computed in int8.
+    With `ranges`, its layers run in int8.
     """
     import openvino
 
@@ -132,25 +134,31 @@ def write_graph(classifier: CautiousClassifier, ranges: Ranges, path: Path) -> N
     graph = openvino.convert_model(program)
     if ranges:
         quantise(graph, ranges)
-    # Workers start at once. The graph is two files, so a whole folder is moved into place.
+    # Several workers may do this at once. A graph is two files, so a folder is moved into place.
     path.parent.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent.parent, prefix=".converting-"))
     try:
         openvino.save_model(graph, scratch / path.name, compress_to_fp16=False)
         os.rename(scratch, path.parent)
     except OSError:
-        if not path.exists():  # else another worker was quicker
+        if not path.exists():  # otherwise another worker was faster
             raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def quantise(graph: Any, ranges: Ranges) -> None:
-    """Make 8-bit integers of inputs and weights of the layers in an openvino.Model.
+def write_int8_graph(classifier: CautiousClassifier, ranges: Ranges, folder: Path) -> list[str]:
+    """Write the int8 graph for `load_backend` into `folder`; return its files' relative paths."""
+    graph = folder / INT8_GRAPH
+    write_graph(classifier, ranges, graph)
+    return sorted(str(path.relative_to(folder)) for path in graph.parent.iterdir())
 
-    Inputs are rounded to 256 levels of the range that they had in calibration, weights to 255
-    levels a channel, so that 0 stays 0 in both (Jacob and others 2018). OpenVINO computes layers
-    between such roundings in integers.
+
+def quantise(graph: Any, ranges: Ranges) -> None:
+    """Quantise inputs and weights of the layers in an openvino.Model to 8-bit integers.
+
+    Inputs are rounded to 256 levels of their range in calibration, weights to 255 levels per
+    channel; 0 stays 0 in both (Jacob and others 2018). OpenVINO then runs these layers in integers.
     """
     from openvino import opset13 as ops
 
@@ -164,13 +172,13 @@ def quantise(graph: Any, ranges: Ranges) -> None:
 
         weights = layer.input_value(1).get_node().get_data()
         steps = np.abs(weights).max(axis=tuple(range(1, weights.ndim)), keepdims=True) / 127
-        steps[steps == 0] = 1  # a channel without weights stays one
+        steps[steps == 0] = 1  # avoids division by zero for a channel without weights
         integers = ops.convert(ops.constant(np.rint(weights / steps).astype(np.int8)), "f32")
         layer.input(1).replace_source_output(ops.multiply(integers, steps).output(0))
 
 
 def give_back_memory() -> None:
-    """Hand what the conversion has freed back to the kernel; glibc would keep it."""
+    """Return memory freed by the conversion to the kernel; glibc would keep it."""
     gc.collect()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Where in a photo the answer comes from: Grad-CAM, after Selvaraju and others 2017."""
+"""Heat maps of predictions: Grad-CAM, after Selvaraju and others 2017."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from training.model import Classifier, normalise
 
 LONG_SIDE = 448  # pixels of the overlay
 COLOUR = (255, 64, 0)
-OPACITY = 0.7  # where the map is highest
+OPACITY = 0.7  # at the maximum of the map
 
 
 def grad_cam(classifier: Classifier, pixels: np.ndarray, class_number: int) -> np.ndarray:
-    """How much each place of a photo, uint8 (224, 224, 3), speaks for a class: (28, 28), 0 to 1.
+    """How much each area of a photo, uint8 (224, 224, 3), supports a class: (28, 28), 0 to 1.
 
-    The maps of the last convolution, weighted by the mean gradient of the class's logit, and what
-    speaks against it cut off. All 0 where nothing speaks for it.
+    The maps of the last convolution are weighted by the mean gradient of the class's logit;
+    negative values are set to 0. All values are 0 if nothing supports the class.
     """
     network = classifier.network
     kept: list[torch.Tensor] = []
 
     def keep(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
-        # Cut off here, so that no gradients of earlier layers are computed or kept. SimpleCNN
-        # applies ReLU once more after its pool, which changes nothing.
+        # Detached, so that no gradients of earlier layers are computed or kept. SimpleCNN applies
+        # ReLU again after its pool, which changes nothing.
         kept.append(F.relu(output).detach().requires_grad_())
         return kept[0]
 
@@ -46,7 +46,7 @@ def grad_cam(classifier: Classifier, pixels: np.ndarray, class_number: int) -> n
 
 
 def overlay(pixels: np.ndarray, heat: np.ndarray, size: tuple[int, int]) -> bytes:
-    """A PNG of the photo in the aspect of `size`, width and height, with `heat` laid over it."""
+    """A PNG of the photo with the aspect ratio of `size` (width, height), under a heat map."""
     scale = LONG_SIDE / max(size)
     shape = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     photo = Image.fromarray(pixels).resize(shape, Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""The file fields of a form (multipart/form-data, RFC 7578), from its bytes."""
+"""Read the file fields of a form (multipart/form-data, RFC 7578)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from handler.photo import InvalidPhotoException, PhotoTooLargeException
 from handler.request import HOW_TO_SEND, MAX_PHOTOS
 
 MAX_PARTS = 16  # text fields included
-MAX_HEADER_BYTES = 8192  # of a part; its name and its file's name take a few hundred
-MAX_HEADERS = 16  # of a part
+MAX_HEADER_BYTES = 8192  # per part; its name and file name take a few hundred
+MAX_HEADERS = 16  # per part
 MAX_BOUNDARY_BYTES = 70  # RFC 2046
-# Of processor time. The largest honest form takes 0.02 s; one made of lines that begin like its
-# boundary takes 5 s.
+# CPU time. The largest regular form takes 0.02 s; one with lines that all begin like its boundary
+# takes 5 s.
 MAX_FORM_SECONDS = 1
-_BY_CLIENT = "let your HTTP client write the form, as curl -F photo=@photo.jpg does"
+_BY_CLIENT = "let your HTTP client write the form, for example curl -F photo=@photo.jpg"
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is wrong goes to the client
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # errors go to the client
 
 
 def boundary_of(content_type: str) -> bytes:
-    """The boundary that a form's Content-Type names; raises InvalidPhotoException for none."""
+    """The boundary in a form's Content-Type. Raises InvalidPhotoException if missing or wrong."""
     try:
         boundary = parameters_of(content_type).get("boundary", "").encode("latin-1", "replace")
     except ValueError as error:
@@ -39,27 +39,27 @@ def boundary_of(content_type: str) -> bytes:
     if len(boundary) > MAX_BOUNDARY_BYTES:
         raise InvalidPhotoException(
             f"the form's boundary has {len(boundary)} characters; the limit is "
-            f"{MAX_BOUNDARY_BYTES} (RFC 2046): {_BY_CLIENT}"
+            f"{MAX_BOUNDARY_BYTES} (RFC 2046); {_BY_CLIENT}"
         )
     return boundary
 
 
 def file_fields(chunks: Iterable[bytes], boundary: bytes) -> dict[str, bytes]:
-    """The files of a form that comes in `chunks`, by field; text fields are left out.
+    """The files of a form, read from `chunks`, by field; text fields are skipped.
 
-    Raises InvalidPhotoException for a form that is malformed or truncated, has no file, or more
-    parts than it may have, and PhotoTooLargeException after MAX_FORM_SECONDS.
+    Raises InvalidPhotoException for a form that is malformed, truncated, without file or with too
+    many parts, and PhotoTooLargeException after MAX_FORM_SECONDS.
     """
     form = _Form()
     parser = form.parser(boundary)
     end = time.thread_time() + MAX_FORM_SECONDS
     try:
-        # RFC 2046 lets text come before the first boundary. Here it is the content of a part 0.
+        # RFC 2046 allows text before the first boundary. Here it becomes the content of part 0.
         parser.write(b"--%b\r\n\r\n\r\n" % boundary)
         for chunk in chunks:
             if time.thread_time() > end:
                 raise PhotoTooLargeException(
-                    f"the form takes more than {MAX_FORM_SECONDS} s to read; {_BY_CLIENT}"
+                    f"the form takes over {MAX_FORM_SECONDS} s to read; {_BY_CLIENT}"
                 )
             parser.write(chunk)
     except MultipartParseError as error:
@@ -68,13 +68,13 @@ def file_fields(chunks: Iterable[bytes], boundary: bytes) -> dict[str, bytes]:
 
 
 class _Form:
-    """What python-multipart has read so far; each `on_` method is a callback of its parser."""
+    """The content read so far; each `on_` method is a callback of python-multipart's parser."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.part = -1  # 0 is what comes before the first boundary
+        self.part = -1  # 0 is the text before the first boundary
         self.ended = False
-        self.content: bytearray | None = None  # of the part; None where it is no file
+        self.content: bytearray | None = None  # of the current part; None if it is not a file
 
     def parser(self, boundary: bytes) -> MultipartParser:
         return MultipartParser(
@@ -133,7 +133,7 @@ class _Form:
 
     def on_part_end(self) -> None:
         content, self.content = self.content, None
-        if content is None or not (content or self.filename):  # a file input left empty
+        if content is None or not (content or self.filename):  # an empty file input
             return
         if self.name in self.files:
             raise InvalidPhotoException(
@@ -151,13 +151,13 @@ class _Form:
         self.ended = True
 
     def finished(self, boundary: bytes) -> dict[str, bytes]:
-        """The files, now that there is no more."""
+        """The files, after the last chunk."""
         if not self.ended:
             raise InvalidPhotoException(
                 "the form is truncated: its last boundary is missing; send the whole form"
                 if self.part
-                else f"--{boundary.decode('latin-1')}, the boundary that the form's Content-Type "
-                f"names, is not in the body; {_BY_CLIENT}"
+                else f"the body doesn't contain --{boundary.decode('latin-1')}, the boundary in "
+                f"the form's Content-Type; {_BY_CLIENT}"
             )
         if not self.files:
             raise InvalidPhotoException(f"the form has no file field; {HOW_TO_SEND}")
@@ -166,7 +166,7 @@ class _Form:
     def malformed(self, reason: str) -> InvalidPhotoException:
         if reason.startswith("Maximum header"):
             return self._too_long()
-        what = re.sub(r" (?:at )?\(?\d+\)?$", "", reason)  # counts from the start of the chunk
+        what = re.sub(r" (?:at )?\(?\d+\)?$", "", reason)  # positions are those in a chunk
         return InvalidPhotoException(
             f"the form is malformed near part {max(1, self.part)}: {what}; {_BY_CLIENT}"
         )
@@ -183,7 +183,7 @@ class _Form:
         )
 
     def _names(self) -> tuple[str, str | None]:
-        """The names of the field and of its file, which a text field has not."""
+        """The field's name and its file name, which is None for a text field."""
         if b"content-disposition" not in self.headers:
             raise self._wrong(f"has no Content-Disposition; {_BY_CLIENT}")
         header = self.headers[b"content-disposition"].decode(errors="replace")
@@ -198,7 +198,7 @@ class _Form:
             raise self._wrong(f"has {error} in its Content-Disposition; {_BY_CLIENT}") from None
         if "name" not in parameters:
             raise self._wrong(f"has no name in its Content-Disposition; {_BY_CLIENT}")
-        # filename* is against RFC 7578, and what older clients send for a name beyond ASCII.
+        # RFC 7578 forbids filename*, but older clients send it for names beyond ASCII.
         return parameters["name"], parameters.get("filename", parameters.get("filename*"))
 
     def _check_encoding(self) -> None:
@@ -206,7 +206,7 @@ class _Form:
         encoding = header.decode(errors="replace").strip().lower()
         if encoding not in ("7bit", "8bit", "binary"):
             raise self._wrong(
-                f"has Content-Transfer-Encoding {encoding[:100]!r}; send its bytes as they are"
+                f"has Content-Transfer-Encoding {encoding[:100]!r}; send the raw bytes"
             )
 
     def _wrong(self, what: str) -> InvalidPhotoException:

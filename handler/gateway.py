@@ -1,7 +1,7 @@
-"""From a request that came through the gateway to what may be photos in it.
+"""Read the photos of a request that came through the gateway.
 
-The gateway writes a body into a file and passes on no more than these headers, which it lets no
-client set.
+The gateway writes the body into a file and passes on only the headers below. Clients can't set
+them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from handler.form import boundary_of, file_fields
 from handler.header import kind_of
 from handler.upload_folder import open_upload
 
-THROUGH_GATEWAY = "X-Upload"  # "true" on each request, also without a body
-FILE = "X-Upload-File"  # the path; missing where the body is empty
+THROUGH_GATEWAY = "X-Upload"  # "true" on each request, even without a body
+FILE = "X-Upload-File"  # the path; missing if the body is empty
 TYPE = "X-Upload-Type"  # the client's own Content-Type
 
-CHUNK = 2**16  # bytes of a form that are read at once
+CHUNK = 2**16  # bytes of a form that are read at a time
 
 
 def through_gateway(headers: dict[str, Any]) -> bool:
@@ -26,10 +26,10 @@ def through_gateway(headers: dict[str, Any]) -> bool:
 
 
 def uploaded_fields(headers: dict[str, Any]) -> dict[str, Any]:
-    """What may be photos in the upload that `headers` name, by field, as `photo_fields` has it.
+    """The undecoded photos in the upload that `headers` name, by field, as from `photo_fields`.
 
-    Raises InvalidPhotoException for a path, form or JSON that is wrong, UploadGoneException where
-    the client has left, and ServiceUnavailableException where the file can't be read.
+    Raises InvalidPhotoException for a wrong path, form or JSON, UploadGoneException if the client
+    has disconnected, and ServiceUnavailableException if the file can't be read.
     """
     path, content_type = str(headers.get(FILE, "")), str(headers.get(TYPE, ""))
     if not path:

@@ -1,4 +1,4 @@
-"""A header such as Content-Type or Content-Disposition, taken apart."""
+"""Parse headers such as Content-Type and Content-Disposition."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def _parameter(quoted: str) -> re.Pattern[str]:
     return re.compile(rf'{_SPACE};{_SPACE}([^=;"]*+)(?:={_SPACE}{value})?+{_SPACE}')
 
 
-# Browsers, and curl since 7.81, write a backslash in quotes as it is, and a quote as %22. RFC 9110
-# puts a backslash before both. A value read the wrong way rarely ends at a semicolon.
+# In quotes, browsers and curl since 7.81 don't escape a backslash, and write a quote as %22. RFC
+# 9110 escapes both with a backslash. A value parsed the wrong way rarely ends at a semicolon.
 _AS_BROWSERS = _parameter(r'[^"]*+')
 _AS_THE_RFC = _parameter(r'(?:[^"\\]|\\.)*+')
 _ESCAPED = re.compile(r"\\(.)")
@@ -26,9 +26,9 @@ def kind_of(header: str) -> str:
 
 
 def parameters_of(header: str) -> dict[str, str]:
-    """The parameters by name in lower case; of two of the same name, the first.
+    """The parameters by lower-case name; of duplicates, the first.
 
-    Raises ValueError for a quote that is not closed, or not followed by a semicolon.
+    Raises ValueError for a quote that is not closed or not followed by a semicolon.
     """
     start = len(header.partition(";")[0])
     for parameter in (_AS_BROWSERS, _AS_THE_RFC):

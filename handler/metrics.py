@@ -1,7 +1,7 @@
-"""What the handler counts; metrics.yaml declares it.
+"""Count the handler's metrics, which metrics.yaml declares.
 
-Each metric is a line on the worker's standard output, and TorchServe's frontend adds them up. So a
-batch is counted in few lines, and a worker that dies takes only its batch's with it.
+Each metric is a line on the worker's standard output; TorchServe's frontend adds them up. So a
+batch writes few lines, and a worker that dies loses only those of its batch.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ts.context import Context
 from ts.metrics.metric_cache_errors import MetricsCacheKeyError
 from ts.metrics.metric_type_enum import MetricTypes
 
+from handler.drift_features import bin_of, drift_features
 from handler.photo import PhotoException, UploadGoneException
-from handler.quantities import bin_of, quantities
 from handler.upload import Answered
 
 logger = logging.getLogger(__name__)
 
-Edges = Mapping[str, Sequence[float]]  # of the bins of each quantity
+Edges = Mapping[str, Sequence[float]]  # edges of the bins of each feature
 
 
 def count_batch(
@@ -45,8 +45,8 @@ def count_batch(
         _emit(context, "photo_quantity_total", count, quantity=name, bin=str(number))
 
 
-def count_nothing(context: Context, classes: Sequence[str], edges: Edges) -> None:
-    """Let each counter be there from the start: Prometheus doesn't see the first increase."""
+def init_counters(context: Context, classes: Sequence[str], edges: Edges) -> None:
+    """Create all counters with 0: Prometheus can't see the first increase of a new counter."""
     for name in ("requests_total", "batches_total", "batched_photos_total"):
         _emit(context, f"prediction_{name}", 0)
     for name in classes:
@@ -55,34 +55,36 @@ def count_nothing(context: Context, classes: Sequence[str], edges: Edges) -> Non
         if kind is UploadGoneException:  # never counted
             continue
         _emit(context, "prediction_errors_total", 0, type=kind.__name__)
-    for name, of_quantity in edges.items():
-        for number in range(len(of_quantity) + 1):
+    for name, of_feature in edges.items():
+        for number in range(len(of_feature) + 1):
             _emit(context, "photo_quantity_total", 0, quantity=name, bin=str(number))
 
 
 def _bins(predicted: Answered, edges: Edges) -> Iterable[tuple[str, int]]:
-    """Quantity and number of the bin, for each quantity of each photo."""
+    """Name and bin number of each drift feature of each photo."""
     for upload, answer in predicted:
         assert isinstance(upload.decoded, np.ndarray)
         assert upload.size is not None
-        values = quantities(upload.decoded, upload.size, answer["confidence"])
-        for name, of_quantity in edges.items():
-            yield name, bin_of(values[name], of_quantity)
+        values = drift_features(upload.decoded, upload.size, answer["confidence"])
+        for name, of_feature in edges.items():
+            yield name, bin_of(values[name], of_feature)
 
 
 @cache
 def _warn_of_undeclared(name: str) -> None:
-    logger.warning("%s is not declared in the server's metrics.yaml, so it isn't counted", name)
+    logger.warning(
+        "%s is not declared in the server's metrics.yaml, so it isn't counted; add it there", name
+    )
 
 
 def _emit(context: Context, name: str, value: float, **dimensions: str) -> None:
-    """Write one metric, its labels in the order in which metrics.yaml declares them."""
-    if context.metrics is None:  # no server
+    """Write one metric, with labels in the order of metrics.yaml."""
+    if context.metrics is None:  # without a server
         return
     kind = MetricTypes.HISTOGRAM if name.endswith("_seconds") else MetricTypes.COUNTER
     try:
         metric = context.metrics.get_metric(name, kind)
-    except MetricsCacheKeyError:  # another server's metrics.yaml; it still gets its answers
+    except MetricsCacheKeyError:  # a server with another metrics.yaml still gets answers
         _warn_of_undeclared(name)
         return
     labels = {"ModelName": context.model_name, "Level": "Model", **dimensions}

@@ -1,4 +1,4 @@
-"""The parts of a JPEG or PNG, by their marks and lengths: what can be said without Pillow."""
+"""Inspect the parts of a JPEG or PNG by their markers and lengths, without Pillow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from handler.tiff import starts_tiff, tiff_without_metadata
 
-MAX_PARTS = 20_000  # of a file; 12 MB of PNG in pieces of 8 kB, as libpng writes it, has 1,500
-# What follows them has a length; 0x00 is a byte 0xFF of the pixels, 0x01 and 0xD0 to 0xD7 are bare.
+MAX_PARTS = 20_000  # per file; a PNG of 12 MB in chunks of 8 kB, as from libpng, has 1,500
+# A length follows these markers. 0x00 marks a byte 0xFF of pixels; 0x01, 0xD0 to 0xD7 stand alone.
 _JPEG_MARK = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
 _START, _END, _SCAN, _EXIF_OR_XMP, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
@@ -19,9 +19,9 @@ _LEAST_TRANSPARENCY = {0: 2, 2: 6}  # bytes of tRNS by colour type
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment of a JPEG, as libjpeg meets them, to the end mark.
+    """Marker, start and end of each segment of a JPEG, as libjpeg finds them, up to the end marker.
 
-    What lies between two of them is pixels, or skipped. Raises ValueError at MAX_PARTS.
+    Bytes between segments are pixels or are skipped. Raises ValueError at MAX_PARTS.
     """
     end = 2
     for _ in range(MAX_PARTS):
@@ -38,12 +38,12 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def count_scans(data: bytes) -> int:
-    """The scans of a JPEG up to its end mark: a second picture behind it is not decoded."""
+    """The number of scans up to the end marker: a second picture after it is not decoded."""
     return sum(marker == _SCAN for marker, _, _ in jpeg_segments(data))
 
 
 def unopened_jpeg(data: bytes) -> str | None:
-    """What libjpeg and Pillow can't open although it may be whole, such as "12-bit JPEG"."""
+    """The name of a valid kind of JPEG that libjpeg or Pillow can't open, such as "12-bit JPEG"."""
     for marker, start, _ in jpeg_segments(data):
         if marker in _FRAMES and len(data) > start + 9:
             precision, components = data[start + 4], data[start + 9]
@@ -58,10 +58,10 @@ def unopened_jpeg(data: bytes) -> str | None:
 
 
 def without_metadata(data: bytes) -> bytes | None:
-    """`data` with nothing but its pixels, what they need and a sound orientation.
+    """`data` with only its pixels, the parts that these need, and a valid orientation.
 
-    None where nothing can be left out, or the file is no JPEG, PNG or TIFF, or is cut off. Nothing
-    that the pixels need is left out or mended: what is wrong with them stays wrong.
+    None if nothing can be removed, if the file is not a JPEG, PNG or TIFF, or if it is truncated.
+    Parts that the pixels need are never removed or repaired.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         plain = _png_without_metadata(data)
@@ -85,9 +85,11 @@ def _jpeg_without_metadata(data: bytes) -> bytes | None:
 
 
 def _is_jpeg_metadata(marker: int, content: bytes) -> bool:
-    """libjpeg takes colours from two segments if they have their length; Pillow, less wary, fails.
+    """Whether a segment can be removed.
 
-    EXIF and XMP stay: they tell the orientation, and Pillow survives them when they are broken.
+    libjpeg reads colours from the segments JFIF and Adobe only if they are complete; Pillow fails
+    on incomplete ones. EXIF and XMP stay: they contain the orientation, and Pillow tolerates
+    errors in them.
     """
     if marker == 0xE0 and content.startswith(b"JFIF\0"):
         return len(content) < 14
@@ -112,7 +114,7 @@ def _png_without_metadata(data: bytes) -> bytes | None:
 
 
 def _is_needed(kind: bytes, content: bytes, checksum: bytes, colour: int) -> bool:
-    """As libpng has it: of ancillary chunks, with a small first letter, only the sound count."""
+    """Whether a chunk is critical (upper-case first letter), or a valid tRNS or eXIf (libpng)."""
     if kind[:1].isupper():
         return True
     if kind not in (b"tRNS", b"eXIf") or zlib.crc32(kind + content) != int.from_bytes(checksum):

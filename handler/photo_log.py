@@ -1,6 +1,6 @@
-"""One line of JSON for each photo, on the worker's standard output.
+"""Log one line of JSON per photo to the worker's standard output.
 
-log4j2.xml keeps these lines in photos.log. Nothing of the photo, its name or its sender is in them.
+log4j2.xml writes these lines to photos.log. They contain no photo, file name or client data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from handler.upload import Upload
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # what the gateway takes from clients
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # as the gateway accepts it from clients
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 def log_photo(
     request: str, position: int, upload: Upload, answer: dict[str, Any], seconds: float
 ) -> None:
-    """Write the line of one photo, which got `answer`; what there is not is left out.
+    """Write the line of one photo with its `answer`; missing values are left out.
 
-    `position` counts the photos of its request from 1 on; `seconds` is how long its batch took in
-    the handler.
+    `position` is the number of the photo in its request, from 1; `seconds` is the time of its batch
+    in the handler.
     """
     line = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -42,6 +42,6 @@ def log_photo(
 
 
 def request_id(headers: dict[str, Any], own: str) -> str:
-    """The X-Request-Id, which the gateway sets; TorchServe's `own` for what may hold anything."""
+    """X-Request-Id, which the gateway sets; TorchServe's `own` id if it is missing or invalid."""
     given = headers.get("X-Request-Id")
     return given if isinstance(given, str) and REQUEST_ID.fullmatch(given) else own

@@ -1,4 +1,4 @@
-"""From any of Pillow's modes to 8 bits of red, green and blue, with alpha where there is any."""
+"""Convert any of Pillow's modes to RGB or RGBA with 8 bits."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ TOP_OF_12_BITS = 4095  # of 65,535
 
 
 class Samples(NamedTuple):
-    """What a file says of its samples and Pillow forgets as it decodes them."""
+    """Properties of a file's samples that Pillow drops when it decodes them."""
 
-    deep: bool  # 16 bits, of which Pillow keeps 8 in a colour
-    white_is_zero: bool  # in grey, which Pillow turns round in no more than 8 bits
-    unsigned: bool  # of 32 bits, which Pillow takes for signed
+    deep: bool  # 16 bits, of which Pillow keeps 8 per colour
+    white_is_zero: bool  # grey that Pillow inverts only up to 8 bits
+    unsigned: bool  # 32 bits, which Pillow reads as signed
 
 
 def samples_of(photo: Image.Image) -> Samples:
-    """To be asked before the pixels are decoded."""
+    """The samples of `photo`; call it before the pixels are decoded."""
     deep = photo.format in ("PNG", "TIFF") and ";16" in str(getattr(photo, "tile", ""))
     if not isinstance(photo, TiffImagePlugin.TiffImageFile):
         return Samples(deep, white_is_zero=False, unsigned=False)
@@ -29,20 +29,20 @@ def samples_of(photo: Image.Image) -> Samples:
 
 
 def to_rgb_or_rgba(photo: Image.Image, samples: Samples) -> Image.Image:
-    """RGBA where the photo has transparency, else RGB; deeper samples are scaled to 8 bits."""
+    """RGBA if the photo has transparency, else RGB; deeper samples are scaled to 8 bits."""
     if photo.mode.startswith("I;16") or photo.mode in ("I", "F"):
         grey = _grey(photo, samples.unsigned)
         photo = Image.fromarray(~grey if samples.white_is_zero else grey)
     elif samples.deep:
         photo = _stretched(photo)
     if photo.format == "BMP" and photo.mode == "RGBA" and not photo.getchannel("A").getbbox():
-        photo = photo.convert("RGB")  # an alpha that was never written; browsers show the colours
+        photo = photo.convert("RGB")  # an alpha channel that was never written; browsers ignore it
     mode = "RGBA" if photo.has_transparency_data else "RGB"
     return photo if photo.mode == mode else photo.convert(mode)
 
 
 def _grey(photo: Image.Image, unsigned: bool) -> np.ndarray:
-    """Deep grey as uint8 (H, W)."""
+    """Grey of over 8 bits as uint8 (H, W)."""
     if photo.mode.startswith("I;16"):  # Pillow's own conversion clips instead of scaling
         values = np.asarray(photo)
         return (values >> (4 if values.max() <= TOP_OF_12_BITS else 8)).astype(np.uint8)
@@ -51,7 +51,7 @@ def _grey(photo: Image.Image, unsigned: bool) -> np.ndarray:
 
 
 def _stretched(photo: Image.Image) -> Image.Image:
-    """Colours of 12 bits in 16, nearly black in 8, as bright as they are meant to be."""
+    """Brighten colours of 12 bits in 16, which are nearly black in 8 bits."""
     tops = np.array(photo.getextrema(), int).reshape(-1, 2)[:, 1]
     small = tops <= TOP_OF_12_BITS >> 8
     if not small[: len(tops) - photo.mode.endswith("A")].all():
@@ -61,9 +61,9 @@ def _stretched(photo: Image.Image) -> Image.Image:
 
 
 def _levels(values: np.ndarray) -> np.ndarray:
-    """Grey without a fixed white, (H, W) float32, to uint8: darkest becomes black, brightest white.
+    """Grey without a fixed white, (H, W) float32, as uint8: darkest is black, brightest white.
 
-    What is no number becomes black. Works in place: the largest photo takes 64 MB as it is.
+    NaN becomes black. Works in place, since the largest photo takes 64 MB.
     """
     known = np.isfinite(values)
     low = float(values.min(where=known, initial=np.inf))

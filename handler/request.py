@@ -1,4 +1,4 @@
-"""From a request as TorchServe hands it to the handler to the bytes of its photos."""
+"""Extract the bytes of photos from a request as TorchServe passes it to the handler."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from handler.photo import InvalidPhotoException
 
-MAX_PHOTOS = 8  # in one request; more would hold up the others of its batch
-PART_OVERHEAD = 1024  # bytes; a part's headers and boundary take less, a photo more
+MAX_PHOTOS = 8  # per request; more would delay the rest of the batch
+PART_OVERHEAD = 1024  # bytes; headers and boundary of a part need less, a photo more
 _PLAIN = bytes.maketrans(b"-_", b"+/")  # from the URL-safe alphabet
 _WHITE_SPACE = b" \t\n\r\v\f"
-# What base64 has that is quoted in a URI. Python's own `unquote` makes half a gigabyte of 12 MB of
-# "%41".
+# Characters of base64 that may be escaped in a URI. Python's `unquote` needs half a gigabyte for
+# 12 MB of "%41".
 _QUOTED = {b"%2B": b"+", b"%2F": b"/", b"%3D": b"=", b"%20": b"", b"%0A": b"", b"%0D": b""}
 HOW_TO_SEND = (
     "send a photo as the body (curl -T photo.jpg), as a file field of a form "
@@ -21,16 +21,16 @@ HOW_TO_SEND = (
 
 
 def photo_fields(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, Any]:
-    """What may be photos in `request`, by field, as TorchServe hands it in with `headers`.
+    """The undecoded photos in `request`, by field, as TorchServe passes it with `headers`.
 
-    Raises InvalidPhotoException for a form without a file field, with more than 8, or with two of
+    Raises InvalidPhotoException for a form without file fields, with more than 8, or with two of
     the same name.
     """
     if _lost_bytes(request, headers) > PART_OVERHEAD * (len(request) + 1):
         raise InvalidPhotoException(
             "the form has a field twice; name each photo's field differently"
         )
-    if set(request) <= {"body"}:  # the raw body, or a form with one field of that name
+    if set(request) <= {"body"}:  # the raw body, or a form with one field called body
         return request or {"body": b""}
     # TorchServe puts each part's content type among the headers; a text field has none.
     files = {
@@ -48,11 +48,11 @@ def photo_fields(request: dict[str, Any], headers: dict[str, Any]) -> dict[str, 
 
 
 def _lost_bytes(request: dict[str, Any], headers: dict[str, Any]) -> int:
-    """How many bytes of the body are in no field: of equal names TorchServe keeps the last."""
+    """Bytes of the body that are in no field: of duplicate fields, TorchServe keeps the last."""
     if not all(isinstance(content, (bytes, bytearray)) for content in request.values()):
         return 0  # parsed by TorchServe, so that its length is unknown
     lengths = [v for name, v in headers.items() if name.lower() == "content-length"]
-    # Java takes any number of leading zeros, Python no more than 4,300 digits.
+    # Java accepts any number of leading zeros, Python only 4,300 digits.
     sent = next((int(v[-18:]) for v in lengths if isinstance(v, str) and v.isdecimal()), 0)
     return sent - sum(map(len, request.values()))
 
@@ -63,10 +63,9 @@ def photo_bytes(content: Any) -> bytes:
     Raises InvalidPhotoException for anything else.
     """
     if isinstance(content, (bytes, bytearray)):
-        if content.startswith(b"{"):  # no photo does; TorchServe has not parsed it
+        if content.startswith(b"{"):  # no photo starts like this; TorchServe has not parsed it
             raise InvalidPhotoException(
-                "the content is JSON that can't be read, or not sent as application/json; "
-                f"{HOW_TO_SEND}"
+                f"the content is invalid JSON, or was not sent as application/json; {HOW_TO_SEND}"
             )
         return bytes(content)
     if isinstance(content, dict) and isinstance(content.get("data"), str):
@@ -76,9 +75,9 @@ def photo_bytes(content: Any) -> bytes:
 
 
 def _from_base64(text: str) -> bytes:
-    """The bytes in base64 of either alphabet, with or without padding, also as a `data:` URI."""
+    """Decode base64 of either alphabet, with or without padding, also in a `data:` URI."""
     if not text.isascii():
-        raise InvalidPhotoException("`data` is not base64: it is not ASCII")
+        raise InvalidPhotoException("`data` is not base64: it is not ASCII; encode the photo")
     data = text.encode()
     if data[:5].lower() == b"data:":
         head, comma, data = data.partition(b",")
@@ -91,4 +90,4 @@ def _from_base64(text: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except ValueError as error:
-        raise InvalidPhotoException(f"`data` is not base64: {error}") from None
+        raise InvalidPhotoException(f"`data` is not base64: {error}; encode the photo") from None

@@ -1,6 +1,6 @@
-"""Which of the many layouts of a TIFF Pillow reads rightly, and names for the others.
+"""Distinguish TIFF layouts that Pillow reads correctly from others, and name the others.
 
-tests/handler/test_tiff.py tries all of them; some Pillow would misread without a word.
+tests/handler/test_tiff.py tries all of them. Pillow misreads some without an error.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any
 
 from PIL import ExifTags, TiffImagePlugin
 
-# Pillow's own reader, for pixels without compression, takes planes of 16 bits for planes of 8,
-# a negative in planes for a positive, and halved chroma for whole.
+# Pillow's own reader, for uncompressed pixels, misreads planes of 16 bits as 8, planar WhiteIsZero
+# as BlackIsZero, and halved chroma as full.
 TiffImagePlugin.READ_LIBTIFF = True
-# Read from little-endian files alone.
+# Pillow reads these from little-endian files only.
 TiffImagePlugin.OPEN_INFO[b"MM", 0, (1,), 1, (16,), ()] = ("I;16", "I;16")
 TiffImagePlugin.OPEN_INFO[b"MM", 1, (1,), 1, (32,), ()] = ("I", "I;32N")
-# Of the order of a big-endian file, while libtiff returns the machine's.
+# Pillow expects the byte order of a big-endian file, but libtiff returns the machine's.
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}
-_PLANAR_MODES = ("RGB", "RGBA", "CMYK")  # of several samples; Pillow misreads the others in planes
+_PLANAR_MODES = ("RGB", "RGBA", "CMYK")  # with several samples; Pillow misreads other planar ones
 _COLOURS = {
     0: "WhiteIsZero grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr",
     8: "Lab", 9: "Lab", 10: "Lab",
 }  # fmt: skip
-_RAW_COLOURS = (32_803, 34_892)  # a colour filter's, and linear ones
+_RAW_COLOURS = (32_803, 34_892)  # colour filter array, and linear raw
 _DNG_VERSION = 50_706
 _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point"}
-_DEPTHS = (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64)  # bits; others are damage
-_SMALLER = 1  # in the first directory: a preview, the picture is in another
-# What pixels and their orientation need: sizes, colours, compression, strips, tiles, JPEG tables.
+_DEPTHS = (1, 2, 4, 8, 10, 12, 14, 16, 24, 32, 64)  # bits; others mean a damaged file
+_SMALLER = 1  # in the first directory: a preview; the picture is in another directory
+# Tags that pixels and orientation need: sizes, colours, compression, strips, tiles, JPEG tables.
 _NEEDED = {
     *range(256, 260), 262, 266, 273, 274, 277, 278, 279, 284, 317, 320, *range(322, 326), 338, 339,
     347, *range(512, 522), *range(529, 533),
@@ -45,7 +45,7 @@ def starts_tiff(data: bytes) -> bool:
 
 
 def read_natively(photo: TiffImagePlugin.TiffImageFile) -> None:
-    """Correct the order of bytes that Pillow expects of libtiff."""
+    """Correct the byte order that Pillow expects from libtiff."""
     for number, tile in enumerate(photo.tile):
         if isinstance(tile.args, tuple) and tile.args[0] in _NATIVE:
             args = (_NATIVE[str(tile.args[0])], *tile.args[1:])
@@ -53,7 +53,7 @@ def read_natively(photo: TiffImagePlugin.TiffImageFile) -> None:
 
 
 def misread_tiff(photo: TiffImagePlugin.TiffImageFile) -> str | None:
-    """The name of a layout that Pillow opens and would misread."""
+    """The name of a layout that Pillow opens but misreads; None for others."""
     tags = photo.tag_v2
     if raw := _raw(tags):
         return raw
@@ -66,15 +66,15 @@ def misread_tiff(photo: TiffImagePlugin.TiffImageFile) -> str | None:
 
 
 def unopened_tiff(data: bytes) -> str | None:
-    """The name of a layout that Pillow doesn't open; None where it would, or tags are damaged.
+    """The name of a layout that Pillow can't open; None if it can, or if tags are damaged.
 
-    Raises nearly anything where they are cut off.
+    May raise nearly anything for truncated tags.
     """
     file = io.BytesIO(data)
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
     file.seek(tags.next)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # values that are cut off name no layout
+        warnings.simplefilter("error")  # truncated values name no layout
         tags.load(file)
     compression = tags.get(TiffImagePlugin.COMPRESSION, 1)
     if isinstance(compression, int) and compression not in TiffImagePlugin.COMPRESSION_INFO:
@@ -89,7 +89,7 @@ def unopened_tiff(data: bytes) -> str | None:
 
 
 def _raw(tags: Tags) -> str | None:
-    """Cameras' raw formats are TIFFs, and what Pillow finds in them is a preview."""
+    """The name of a raw format, in which Pillow would only find a preview; None for others."""
     if _DNG_VERSION in tags:
         return "camera raw (DNG)"
     preview = tags.get(ExifTags.Base.NewSubfileType) == _SMALLER and TiffImagePlugin.SUBIFD in tags
@@ -98,7 +98,7 @@ def _raw(tags: Tags) -> str | None:
 
 
 def _layout(tags: Tags) -> str | None:
-    """Such as "64-bit floating-point RGB"; None where a tag has no value that means something."""
+    """A layout such as "64-bit floating-point RGB"; None if a tag has an undefined value."""
     bits = set(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)))
     colour = _COLOURS.get(tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0))
     kind = _FORMATS.get(_sample_format(tags))
@@ -114,7 +114,7 @@ def _sample_format(tags: Tags) -> int:
 
 
 def tiff_without_metadata(data: bytes) -> bytes | None:
-    """A classic TIFF with a directory of nothing but what pixels and orientation need."""
+    """A classic TIFF with only the tags that pixels and orientation need; None if not possible."""
     order = "<" if data[:2] == b"II" else ">"
     if data[2:4] != struct.pack(f"{order}H", 42):
         return None

@@ -1,4 +1,4 @@
-"""Names of what is not opened: they tell people more than "not a photo"."""
+"""Names of unsupported formats, for clearer errors than "not a photo"."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ OTHER_FORMATS = {
     b"FOVb": "Sigma raw",
     b"\x00MRM": "Minolta raw",
 }
-_OTHER_BRANDS = {b"crx ": "Canon raw"}  # of files in boxes, as AVIF and HEIC are
+_OTHER_BRANDS = {b"crx ": "Canon raw"}  # of files made of boxes, like AVIF and HEIC
 
 
 def other_format(data: bytes) -> str | None:
-    """What `data` is by its first bytes, if it is a known format that is never opened."""
+    """The format of `data` by its first bytes, if it is a known unsupported one."""
     if data[4:8] == b"ftyp":
         return _OTHER_BRANDS.get(data[8:12])
     head = data[:64].removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -46,9 +46,9 @@ def other_format(data: bytes) -> str | None:
 
 
 def unopened(data: bytes, error: BaseException) -> str | None:
-    """The kind of JPEG, BMP or TIFF that made Pillow raise `error`; None for one that is damaged.
+    """The unsupported kind of JPEG, BMP or TIFF for which Pillow raised `error`; None if damaged.
 
-    May itself raise nearly anything for damaged ones.
+    May raise nearly anything for damaged files.
     """
     if data.startswith(b"\xff\xd8\xff"):
         return unopened_jpeg(data)

@@ -1,4 +1,4 @@
-"""One photo of a request: decoded, with what can be told about it afterwards."""
+"""A photo of a request: decoded, with its properties."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from handler.request import photo_bytes
 
 @dataclass
 class Upload:
-    """A photo's pixels, uint8 (224, 224, 3), or the error that says why there are none."""
+    """A photo's pixels, uint8 (224, 224, 3), or the error that prevented decoding."""
 
     decoded: np.ndarray | PhotoException
-    bytes: int | None = None  # None where the request as a whole is wrong
-    size: tuple[int, int] | None = None  # width and height as sent; None where there is an error
+    bytes: int | None = None  # None if the whole request is invalid
+    size: tuple[int, int] | None = None  # width and height as sent; None after an error
     seen_size: tuple[int, int] | None = None  # of the part that the model sees, upright
 
     def __post_init__(self) -> None:
@@ -27,10 +27,10 @@ class Upload:
 
 
 def _forget(error: BaseException) -> None:
-    """Drop the frames of an exception and of those that it came from.
+    """Drop the frames of an exception and of its causes.
 
-    They refer to their callers and these to the whole batch, and back: a ring of megabytes that
-    would stay until Python's next full collection, thousands of photos on.
+    They refer to the whole batch, which refers back to them: a cycle of megabytes that would stay
+    in memory until Python's next full collection, thousands of photos later.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -45,7 +45,7 @@ Answered = list[tuple[Upload, dict[str, Any]]]
 
 
 def read_upload(content: Any) -> Upload:
-    """The photo in the body or a field of a request, as TorchServe hands it in."""
+    """Decode the photo in the body or a field of a request, as TorchServe passes it."""
     length = None
     try:
         data = photo_bytes(content)
@@ -55,4 +55,6 @@ def read_upload(content: Any) -> Upload:
     except PhotoException as error:
         return Upload(error, length)
     except MemoryError:
-        return Upload(PhotoTooLargeException("photo needs more memory than there is"), length)
+        return Upload(
+            PhotoTooLargeException("photo needs too much memory; send a smaller copy"), length
+        )

@@ -1,4 +1,4 @@
-"""What a block of code takes and keeps of Python's memory."""
+"""Measure the Python memory that a block of code uses and keeps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Taken:
-    """Bytes, at most and at the end."""
+    """Bytes: peak, and at the end."""
 
     most: int = 0
     kept: int = 0
@@ -19,7 +19,7 @@ class Taken:
 
 @contextmanager
 def memory() -> Iterator[Taken]:
-    """Measure the block. Rings count as kept: collecting them may take thousands of photos."""
+    """Measure the block. Reference cycles count as kept: they may stay for thousands of photos."""
     taken = Taken()
     gc.collect()
     gc.disable()

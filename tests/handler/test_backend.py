@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,12 +14,11 @@ import torch
 from handler import backend
 from handler.backend import Backend, computes_int8, load_backend, write_graph
 from handler.photo import decode_photo
-from tests.conftest import REPOSITORY
+from testing.repository import CARD, REPOSITORY
+from training.measure import not_pets
 from training.model import CautiousClassifier, load_classifier
-from training.not_pets import not_pets
 
 WEIGHTS = REPOSITORY / "models/catsdogs.pt"
-CARD = json.loads(WEIGHTS.with_suffix(".json").read_text())
 INT8 = computes_int8()
 BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -35,7 +33,7 @@ def load(folder: Path, **options: Any) -> tuple[str, Backend]:
 
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    """A cat, turned, mirrored, dimmed and in its colours' negative, and 48 pictures of no pet."""
+    """A cat, rotated, mirrored, darkened and as a negative, and 48 pictures without a pet."""
     cat = decode_photo((REPOSITORY / "tests/pictures/cat.jpg").read_bytes())
     turned = [np.rot90(cat, turns) for turns in range(4)]
     mirrored = [picture[:, ::-1] for picture in turned]
@@ -55,7 +53,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exact(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the released weights say in PyTorch and float32."""
+    """Outputs of the released weights in PyTorch and float32."""
     name, run = load(Path("unused"), backend="pytorch")
     assert name == "PyTorch f32"
     return run(pixels)
@@ -84,14 +82,14 @@ def test_the_compiled_classifier_says_what_pytorch_says(
     name, run = load(converted, precision=precision)
     assert name == f"OpenVINO {precision}"
     passes = [run(pixels[start : start + 8]) for start in range(0, len(pixels), 8)]
-    probabilities, strange = (np.concatenate(parts) for parts in zip(*passes, strict=True))
+    probabilities, scores = (np.concatenate(parts) for parts in zip(*passes, strict=True))
     assert np.abs(probabilities - exact[0]).max() < tolerance
     assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
     clear = exact[0].max(1) > sure
     assert (probabilities.argmax(1) == exact[0].argmax(1))[clear].all()
-    limit = CARD["strangeness"]["limit"]
+    limit = CARD["ood_score"]["limit"]
     clear = np.abs(exact[1] / limit - 1) > 0.1
-    assert ((strange > limit) == (exact[1] > limit))[clear].all()
+    assert ((scores > limit) == (exact[1] > limit))[clear].all()
 
 
 @pytest.mark.parametrize("unit", ["avx512_vnni", "avx_vnni", "amx_int8", "avx2"])
@@ -144,11 +142,11 @@ def test_openvino_reports_nothing_to_anyone(tmp_path: Path) -> None:
         "from openvino.tools.ovc.telemetry_utils import tm, init_ovc_telemetry;"
         "init_ovc_telemetry(); print(tm.__name__)"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, env=os.environ | {"HOME": str(tmp_path)},
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert told.strip() == "openvino.tools.ovc.telemetry_stub"
+    assert output.strip() == "openvino.tools.ovc.telemetry_stub"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -166,5 +164,5 @@ def test_a_wrong_choice_is_answered_with_the_right_ones(
     options: dict[str, str], tmp_path: Path
 ) -> None:
     ((key, value),) = options.items()
-    with pytest.raises(RuntimeError, match=f"{key} is {value}; take one of .*, "):
+    with pytest.raises(RuntimeError, match=f"{key} is {value}; use one of .*, "):
         load(tmp_path, **options)

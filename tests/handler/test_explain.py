@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import copy
 import io
-import json
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from scipy.stats import spearmanr
 
 from handler.explain import COLOUR, LONG_SIDE, grad_cam, overlay
 from handler.photo import SIDE, decode_photo
-from tests.conftest import REPOSITORY
+from testing.repository import CARD, REPOSITORY
 from training.model import CautiousClassifier, load_classifier
 
 CAT = decode_photo((REPOSITORY / "tests/pictures/cat.jpg").read_bytes())
@@ -21,9 +20,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def classifier() -> CautiousClassifier:
-    """The released one."""
-    weights = REPOSITORY / "models/catsdogs.pt"
-    return load_classifier(weights, json.loads(weights.with_suffix(".json").read_text()))
+    """The released classifier."""
+    return load_classifier(REPOSITORY / "models/catsdogs.pt", CARD)
 
 
 @pytest.mark.parametrize("pixels", [CAT, NOISE, np.zeros_like(CAT)], ids=["cat", "noise", "black"])
@@ -52,7 +50,7 @@ def test_either_class_has_its_own_map(classifier: CautiousClassifier) -> None:
 
 @pytest.mark.parametrize("deepest", ["fc1", "conv4", "conv3"])
 def test_random_weights_change_the_map(classifier: CautiousClassifier, deepest: str) -> None:
-    """The sanity check of Adebayo and others 2018, from the top down: edges alone would fail it.
+    """The sanity check of Adebayo and others 2018, from the top down. Edges alone would fail it.
 
     Of two classes, random fc3 and fc2 can only turn the map into its opposite, so they don't count.
     """

@@ -93,7 +93,7 @@ def test_what_is_not_flat_or_has_no_data_is_refused(value: object) -> None:
     ).map("".join)
 )
 def test_the_grammar_is_that_of_json(text: str) -> None:
-    """What Python's parser takes and is flat is taken, and nothing else."""
+    """It accepts exactly the flat JSON that Python's parser accepts."""
 
     def refuse(name: str) -> None:
         raise ValueError(name)
@@ -137,9 +137,9 @@ def test_the_grammar_is_that_of_json(text: str) -> None:
         (b'{"Data": "QQ=="}', "the content is JSON without a `data` string"),
         (b'{"data": 1}', "the content is JSON without a `data` string"),
         (b'{"data": null}', "the content is JSON without a `data` string"),
-        (b'{"data": "QQ==", "data": "QQ=="}', "the JSON has `data` twice; send one photo in it"),
+        (b'{"data": "QQ==", "data": "QQ=="}', "the JSON has `data` twice; send one photo"),
         (b'{"data": "QQ==", "d\\u0061ta": 1}', "the JSON has `data` twice"),
-        ('{"data": "é"}'.encode(), "`data` is not base64: it is not ASCII"),
+        ('{"data": "é"}'.encode(), "`data` is not base64: it is not ASCII; encode the photo"),
     ],
 )
 def test_json_that_cannot_be_answered_gets_the_reason(body: bytes, message: str) -> None:

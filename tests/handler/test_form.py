@@ -37,7 +37,7 @@ def form(*parts: tuple[bytes, bytes], boundary: bytes = b"b") -> bytes:
 
 
 def files(body: bytes, boundary: bytes = b"b") -> dict[str, bytes]:
-    """As the handler reads the file of an upload."""
+    """Read it as the handler reads an upload."""
     file = io.BytesIO(body)
     return file_fields(iter(lambda: file.read(CHUNK), b""), boundary)
 
@@ -48,7 +48,7 @@ def refused(body: bytes, boundary: bytes = b"b") -> str:
     return str(error.value)
 
 
-# RFC 2046 lets these stand in a boundary; a space not at its end.
+# RFC 2046 allows these in a boundary; a space not at its end.
 BOUNDARY = st.from_regex(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]", fullmatch=True)
 CONTENT = st.lists(
     st.sampled_from([b"\r\n", b"\r", b"\n", b"--", b"-", b"\0", b"BOUNDARY"]) | st.binary(),
@@ -57,7 +57,7 @@ CONTENT = st.lists(
 
 
 def without(boundary: str, contents: list[bytes]) -> list[bytes]:
-    """Contents full of what looks like the boundary, none of which has it on a line."""
+    """Contents full of near-boundaries, but without the boundary on a line."""
     line = f"\r\n--{boundary}".encode()
     filled = [content.replace(b"BOUNDARY", boundary.encode()) for content in contents]
     assume(not any(line in b"\r\n%b\r\n" % content for content in filled))
@@ -88,7 +88,7 @@ def test_a_form_is_read_the_same_wherever_its_chunks_end(
 
 
 def escaped(name: str) -> str:
-    """As browsers, curl and urllib3 write a name."""
+    """A name as browsers, curl and urllib3 write it."""
     return name.translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
 
 
@@ -104,7 +104,7 @@ FIELD_NAME = TEXT | st.sampled_from(ODD_NAMES)
 def test_what_urllib3_encodes_comes_back(
     photos: dict[str, tuple[str, bytes]], texts: dict[str, bytes]
 ) -> None:
-    """Field names and file names are any text; the names of text fields may be the same."""
+    """Field and file names are any text; text fields may have equal names."""
     assume(len({escaped(name) for name in photos}) == len(photos))
     fields = [*photos.items(), *texts.items()]
     body, content_type = encode_multipart_formdata(fields)
@@ -152,7 +152,7 @@ def test_an_odd_header_that_can_be_read_is(header: bytes, name: str) -> None:
     assert files(form((header, b"cat"))) == {name: b"cat"}
 
 
-BY_CLIENT = "; let your HTTP client write the form, as curl -F photo=@photo.jpg does"
+BY_CLIENT = "; let your HTTP client write the form, for example curl -F photo=@photo.jpg"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ BY_CLIENT = "; let your HTTP client write the form, as curl -F photo=@photo.jpg 
         ),
         (
             FILE + b"\r\nContent-Transfer-Encoding: Base64",
-            "has Content-Transfer-Encoding 'base64'; send its bytes as they are",
+            "has Content-Transfer-Encoding 'base64'; send the raw bytes",
         ),
     ],
 )
@@ -189,10 +189,10 @@ def test_a_part_that_is_no_field_is_named_by_its_number(header: bytes, message: 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "--b, the boundary that the form's Content-Type names, is not in the body; let your"),
-        (b"photo", "--b, the boundary that the form's"),
-        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "--b, the boundary that the form's"),
-        (form((FILE, b"cat"), boundary=b"other"), "--b, the boundary that the form's"),
+        (b"", "the body doesn't contain --b, the boundary in the form's Content-Type; let your"),
+        (b"photo", "the body doesn't contain --b, the"),
+        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "the body doesn't contain --b, the"),
+        (form((FILE, b"cat"), boundary=b"other"), "the body doesn't contain --b, the"),
         (form((FILE, b"cat"))[:-3], "the form is truncated: its last boundary is missing; send"),
         (b"--b\r\n" + FILE, "the form is truncated"),
         (b"--b\r\n" + FILE + b"\r\n\r\n", "the form is truncated"),
@@ -355,7 +355,7 @@ def test_a_form_that_is_made_to_take_long_is_given_up_after_a_second(
 ) -> None:
     body = filled(piece, start)
     started = time.thread_time()
-    with pytest.raises(PhotoTooLargeException, match="takes more than 1 s to read; let your HTTP"):
+    with pytest.raises(PhotoTooLargeException, match="takes over 1 s to read; let your HTTP"):
         files(body)
     assert time.thread_time() - started < 2
 

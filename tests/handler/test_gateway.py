@@ -24,7 +24,7 @@ from tests.handler.memory import memory
 from tests.handler.test_catsdogs_handler import EXPLAIN, FILE, MODEL, Server, counted, jpeg
 
 Headers = dict[str, Any]
-EMPTY: dict[str, Any] = {"body": bytearray()}  # as TorchServe hands in a request without a body
+EMPTY: dict[str, Any] = {"body": bytearray()}  # as TorchServe passes a request without a body
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ class Gateway:
         self.uploads = 0
 
     def headers(self, body: bytes, content_type: str | None = None, **others: Any) -> Headers:
-        """What TorchServe is sent in the place of `body`."""
+        """The headers that TorchServe gets instead of `body`."""
         headers = {"X-Upload": "true", "Content-Type": "application/octet-stream", **others}
         if content_type is not None:
             headers["X-Upload-Type"] = content_type
@@ -61,7 +61,7 @@ class Gateway:
         return headers
 
     def leave(self, headers: Headers) -> Headers:
-        """The client of this request leaves."""
+        """The client of this request disconnects."""
         Path(headers["X-Upload-File"]).unlink()
         return headers
 
@@ -159,7 +159,10 @@ def test_json_that_is_not_declared_gets_the_same_message_as_before(
     types = ("text/json", "application/x-www-form-urlencoded", None)
     for status, answered in answer(server, *(gateway.headers(body, kind) for kind in types)):
         assert status == 400
-        assert "JSON that can't be read, or not sent as application/json" in answered["message"]
+        assert (
+            "the content is invalid JSON, or was not sent as application/json"
+            in answered["message"]
+        )
 
 
 @pytest.mark.parametrize(
@@ -200,7 +203,7 @@ def test_one_photo_is_explained_and_several_are_not(server: Server, gateway: Gat
     explained, refused = server.raw_answers(EMPTY, EMPTY, headers=[one, two])
     assert Image.open(io.BytesIO(explained[1])).format == "PNG"
     assert refused[0] == 400
-    assert "one photo a request is explained" in refused[1]["message"]
+    assert "one photo per request" in refused[1]["message"]
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -249,7 +252,7 @@ def test_a_batch_of_jobs_whose_clients_have_left_is_no_batch(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(counting.handler, "run", None)
+    monkeypatch.setattr(counting.handler.predictor, "run", None)
     gone = [gateway.leave(gateway.headers(jpeg())) for _ in range(2)]
     with caplog.at_level(logging.INFO):
         answers = answer(counting, gone[0], {**gone[1], **EXPLAIN})
@@ -281,14 +284,14 @@ def test_a_path_outside_is_refused_and_counted(
     with caplog.at_level(logging.INFO):
         ((status, body),) = answer(counting, headers)
     assert status == 400
-    assert "X-Upload-File is '/etc/passwd', which is not a file of the upload" in body["message"]
+    assert "X-Upload-File is '/etc/passwd', which is not a file in the upload" in body["message"]
     assert counted(caplog)[f"prediction_errors_total type:InvalidPhotoException,{MODEL}"] == 1
 
 
 def test_each_upload_is_read_when_its_turn_to_be_decoded_comes(
     server: Server, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a batch holds one upload, not all of its uploads."""
+    """So a batch holds only one upload in memory at a time."""
     events = []
     open_upload, read_upload = upload_folder.open_upload, catsdogs_handler.read_upload
 
@@ -328,7 +331,7 @@ def test_an_upload_for_which_there_is_no_memory_is_too_large(
     monkeypatch.setattr("handler.gateway.data_of", fail)
     wrong, good = answer(server, gateway.headers(*in_json(jpeg())), gateway.headers(jpeg()))
     assert (wrong[0], good[0]) == (413, 200)
-    assert wrong[1]["message"] == "request needs more memory than there is"
+    assert wrong[1]["message"] == "the request needs too much memory; send fewer photos"
 
 
 @pytest.mark.parametrize(
@@ -344,7 +347,7 @@ def test_an_upload_for_which_there_is_no_memory_is_too_large(
 def test_torchserves_own_port_takes_bodies_as_before(
     server: Server, gateway: Gateway, headers: Headers
 ) -> None:
-    """Unless X-Upload says that the gateway has the body."""
+    """Unless X-Upload is set by the gateway."""
     path = gateway.headers(jpeg(1))["X-Upload-File"]
     given_headers = {name: value.format(path=path) for name, value in headers.items()}
     photo = jpeg(2)

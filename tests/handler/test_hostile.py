@@ -31,7 +31,8 @@ from handler.photo import (
 from handler.pixels import Samples
 from handler.request import PART_OVERHEAD, photo_bytes, photo_fields
 from handler.upload import read_upload
-from tests.hostile import (
+from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.hostile import (
     chunk,
     encode,
     heif_grid,
@@ -44,7 +45,7 @@ from tests.hostile import (
 
 
 def answer(data: bytes) -> int:
-    """The HTTP status of a photo, which has its pixels or an exception to show for it."""
+    """The HTTP status of a photo, after checking that it has pixels or an exception."""
     decoded = read_upload(data).decoded
     if isinstance(decoded, PhotoException):
         message = str(decoded)
@@ -57,7 +58,7 @@ def answer(data: bytes) -> int:
 
 
 def in_new_process(call: str, given: bytes = b"") -> Any:
-    """What a function of this module returns in a process of its own, which a fork copies in 2 ms.
+    """The result of a function of this module in a separate process, which a fork copies in 2 ms.
 
     A crash, or anything that a decoder prints, fails the test.
     """
@@ -73,7 +74,7 @@ print(json.dumps(test_hostile.{call}))
 
 
 def sweep() -> dict[str, Any]:
-    """All hostile files: the wrong answers, what came late, and the memory that it took."""
+    """For all hostile files: wrong answers, late answers, and the memory used."""
     photo.MAX_DECODE_SECONDS = 1
     before = megabytes("VmRSS")
     wrong, late = {}, {}
@@ -85,13 +86,13 @@ def sweep() -> dict[str, Any]:
             wrong[name] = status
         if seconds > 2.5:  # a step of a decoder, such as joining 12 MB, is not cut short
             late[name] = seconds
-        if len(data) > 12 * 2**20:
-            wrong[name] = "over 12 MiB: no server passes it on"
+        if len(data) > MAX_UPLOAD_BYTES:
+            wrong[name] = "no server passes so large a file on"
     return {"wrong": wrong, "late": late, "megabytes": peak_megabytes() - before}
 
 
 def fuzz(seed: int, count: int) -> list[int]:
-    """The statuses of spoiled pictures; names the one where there is another exception."""
+    """The statuses of damaged pictures; names the picture for another exception."""
     answers = set()
     for name, data in mutations(seed, count):
         try:
@@ -102,7 +103,7 @@ def fuzz(seed: int, count: int) -> list[int]:
 
 
 def decode_input() -> float:
-    """How many megabytes more it takes to decode the photo in the standard input."""
+    """The additional megabytes for decoding the photo on standard input."""
     data = sys.stdin.buffer.read()
     before = megabytes("VmRSS")
     answer(data)
@@ -110,7 +111,7 @@ def decode_input() -> float:
 
 
 def decode_input_within(limit: int) -> int:
-    """The answer to the photo in the standard input with `limit` megabytes to decode it."""
+    """The answer to the photo on standard input, with `limit` megabytes for decoding."""
     photo.MAX_DECODE_MEGABYTES = limit
     return answer(sys.stdin.buffer.read())
 
@@ -204,7 +205,10 @@ def test_what_takes_more_memory_than_stated_is_refused(format_name: str) -> None
 
 @pytest.mark.parametrize(
     ("mode", "width", "height", "limit"),
-    [("CMYK", 6_100, 6_000, "a CMYK JPEG is taken up to 36"), ("L", 20_000, 880, "so narrow a")],
+    [
+        ("CMYK", 6_100, 6_000, "the limit for a CMYK JPEG is 36"),
+        ("L", 20_000, 880, "such a narrow"),
+    ],
 )
 def test_a_jpeg_that_takes_more_memory_has_a_lower_limit(
     mode: str, width: int, height: int, limit: str
@@ -289,7 +293,7 @@ def test_memory_that_runs_out_before_a_photo_is_opened_is_its_fault_too(
     monkeypatch.setattr(upload, "read_photo", run_out)
     refused = read_upload(b"photo")
     assert isinstance(refused.decoded, PhotoTooLargeException)
-    assert str(refused.decoded) == "photo needs more memory than there is"
+    assert str(refused.decoded) == "photo needs too much memory; send a smaller copy"
     assert refused.bytes == 5
 
 

@@ -13,7 +13,7 @@ GRAPH = ("int8/graph.bin", "int8/graph.xml")
 
 @pytest.fixture
 def card(tmp_path: Path) -> dict[str, Any]:
-    """A model's folder, and what catsdogs.json tells of its files."""
+    """A model's folder, and the content of its catsdogs.json."""
     (tmp_path / "int8").mkdir()
     for name in ("catsdogs.pt", *GRAPH):
         (tmp_path / name).write_text(name)
@@ -31,7 +31,7 @@ def test_the_file_that_differs_or_is_missing_is_named(
 ) -> None:
     for spoil in ((tmp_path / name).write_bytes, lambda _: (tmp_path / name).unlink()):
         spoil(b"other")
-        with pytest.raises(RuntimeError, match=f"^{name} is missing or not the one"):
+        with pytest.raises(RuntimeError, match=f"^{name} is missing or differs from"):
             check_digests(tmp_path, card)
 
 

@@ -16,9 +16,9 @@ from handler.photo import (
     decode_photo,
     read_photo,
 )
-from tests.hostile import chunk, encode, good_pictures, picture, with_scans
-from tests.hostile.jpeg import BROKEN_SEGMENTS, in_jpeg, segment
-from tests.hostile.png import BROKEN_CHUNKS, behind_pixels, in_png
+from testing.hostile import chunk, encode, good_pictures, picture, with_scans
+from testing.hostile.jpeg import BROKEN_SEGMENTS, in_jpeg, segment
+from testing.hostile.png import BROKEN_CHUNKS, behind_pixels, in_png
 
 BROKEN = {name: in_jpeg(side) for name, side in BROKEN_SEGMENTS.items()}
 BROKEN |= {name: in_png(side) for name, side in BROKEN_CHUNKS.items()}
@@ -118,7 +118,7 @@ def test_an_end_mark_within_a_segment_ends_no_scans() -> None:
 )
 def test_a_jpeg_of_a_kind_that_is_not_opened_is_named(place: int, value: int, name: str) -> None:
     frame = JPEG.index(b"\xff\xc0") + place
-    with pytest.raises(UnsupportedPhotoException, match=f"^{name} is not opened; send JPEG, "):
+    with pytest.raises(UnsupportedPhotoException, match=f"^{name} is not supported; send JPEG, "):
         decode_photo(JPEG[:frame] + bytes([value]) + JPEG[frame + 1 :])
 
 
@@ -129,7 +129,7 @@ def test_a_lossless_jpeg_is_opened() -> None:
 
 
 def lossless_jpeg(levels: np.ndarray) -> bytes:
-    """ITU-T T.81, Annex H: each level less the one before it, in 5 bits and as many more."""
+    """Encode differences of levels as in ITU-T T.81, Annex H, in 5 bits and as many more."""
     before = np.concatenate([np.r_[128, levels[:-1, 0]][:, None], levels[:, :-1]], axis=1)
     bits = ""
     for step in (levels.astype(int) - before).ravel().tolist():

@@ -28,8 +28,8 @@ from handler.photo import (
     read_photo,
 )
 from handler.unopened import OTHER_FORMATS
-from tests.hostile.heif import Item, box, heic_item, heif
-from tests.hostile.tiff import TiffEntry, tiff
+from testing.hostile.heif import Item, box, heic_item, heif
+from testing.hostile.tiff import TiffEntry, tiff
 
 MODES = {
     "JPEG": ["L", "RGB", "CMYK"],
@@ -60,7 +60,7 @@ def test_every_format_that_is_opened_is_tried_here() -> None:
 
 
 def picture(width: int = 120, height: int = 90) -> Image.Image:
-    """Four quarters of different colours: no turn or mirror of it looks like another."""
+    """Four quarters of different colours: all rotations and mirrorings look different."""
     pixels = np.zeros((height, width, 3), np.uint8)
     pixels[: height // 2, : width // 2] = (250, 20, 20)
     pixels[: height // 2, width // 2 :] = (20, 250, 20)
@@ -184,7 +184,7 @@ def test_of_a_tall_or_wide_photo_the_middle_is_seen_at_four_to_three(
         return
     long = side * 4 // 3
     middle = picture(long, side)
-    photo = Image.new("RGB", (long * times, side), "white")  # a middle with white beside it
+    photo = Image.new("RGB", (long * times, side), "white")  # a middle with white on its sides
     photo.paste(middle, ((photo.width - long) // 2, 0))
     if tall:
         middle, photo = (one.transpose(Image.Transpose.ROTATE_90) for one in (middle, photo))
@@ -259,7 +259,7 @@ def test_a_heic_is_turned_by_its_own_properties_alone(orientation: int) -> None:
         if orientation in table
     ]
     tag = struct.pack("<4sIHHHIII", b"II*\0", 8, 1, ExifTags.Base.Orientation, 3, 1, orientation, 0)
-    exif = Item(b"Exif", bytes(4) + tag, [], [1])  # phones write it too, and it counts for nothing
+    exif = Item(b"Exif", bytes(4) + tag, [], [1])  # phones write it too, and it is ignored
     plain = read_photo(heif({1: heic_item()}, 1))
     photo = read_photo(heif({1: heic_item().having(*turns), 2: exif}, 1))
     expected = Image.fromarray(plain.pixels)
@@ -350,7 +350,7 @@ def test_a_photo_cut_anywhere_is_refused(format_name: str) -> None:
         whole = encode(noise.resize((500, 500)), "JPEG", progressive=True)
     else:
         whole = encode(noise, format_name)
-    # These two are decoded in a process of their own, which takes 50 ms beside PyTorch.
+    # These two are decoded in a child process, which takes 50 ms with PyTorch loaded.
     step = len(whole) // 40 if format_name in ("TIFF", "AVIF") else 10
     for end in [*range(0, len(whole), step), len(whole) - 3]:
         with pytest.raises(InvalidPhotoException):
@@ -364,7 +364,7 @@ def test_a_jpeg_or_png_without_its_end_mark_counts_as_truncated(lost: int) -> No
             decode_photo(encode(picture(1000, 800), format_name)[:-lost])
 
 
-def test_a_damaged_photo_is_told_from_a_truncated_one() -> None:
+def test_a_damaged_photo_is_distinguished_from_a_truncated_one() -> None:
     png = encode(picture(), "PNG")
     with pytest.raises(InvalidPhotoException, match=r"^photo is damaged: .*; send the whole"):
         decode_photo(png[:45] + bytes(40) + png[85:])
@@ -403,9 +403,11 @@ def png_header(width: int, height: int) -> bytes:
 
 
 def test_a_photo_with_too_many_pixels_is_refused_by_its_header() -> None:
-    with pytest.raises(PhotoTooLargeException, match="has 16.0 megapixels; PNG is taken up to 16:"):
+    with pytest.raises(
+        PhotoTooLargeException, match="has 16.0 megapixels; the limit for PNG is 16:"
+    ):
         decode_photo(png_header(1_000_001, 16))
-    with pytest.raises(PhotoTooLargeException, match=f"up to {MAX_MEGAPIXELS}"):
+    with pytest.raises(PhotoTooLargeException, match=f"{MAX_MEGAPIXELS} for other formats"):
         decode_photo(png_header(60_000, 60_000))
     with pytest.raises(InvalidPhotoException, match="truncated"):
         decode_photo(png_header(1_000_000, 16))
@@ -419,7 +421,7 @@ def test_a_big_jpeg_is_taken_where_a_png_is_not() -> None:
     with pytest.raises(PhotoTooLargeException):
         decode_photo(encode(big, "PNG"))
     too_big = Image.new("L", (10_001, 5000))
-    with pytest.raises(PhotoTooLargeException, match=f"up to {MAX_MEGAPIXELS_JPEG}"):
+    with pytest.raises(PhotoTooLargeException, match=f"{MAX_MEGAPIXELS_JPEG} megapixels for JPEG"):
         decode_photo(encode(too_big, "JPEG"))
 
 
@@ -437,7 +439,7 @@ def test_a_photo_with_a_side_under_16_pixels_is_refused(
     size: tuple[int, int], format_name: str
 ) -> None:
     with pytest.raises(
-        InvalidPhotoException, match=r"^photo is {}x{} .* at least 16".format(*size)
+        InvalidPhotoException, match=r"^photo has {}x{} .* at least 16".format(*size)
     ):
         decode_photo(encode(Image.new("RGB", size), format_name))
 
@@ -456,9 +458,9 @@ def test_what_is_no_photo_is_named_so(data: bytes, message: str) -> None:
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP"])
-def test_a_photo_whose_line_ends_curl_took_out_is_told_from_others(format_name: str) -> None:
+def test_a_photo_without_line_ends_as_from_curl_is_recognised(format_name: str) -> None:
     photo = encode(picture(200, 150), format_name)
-    with pytest.raises(InvalidPhotoException, match="lost .* as by curl -d; .*--data-binary"):
+    with pytest.raises(InvalidPhotoException, match="lost .* as with curl -d; .*--data-binary"):
         decode_photo(photo.translate(None, b"\0\r\n"))
     with pytest.raises(InvalidPhotoException, match=r"^(?!.*curl)"):
         decode_photo(photo[:40])

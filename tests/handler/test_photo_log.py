@@ -11,7 +11,7 @@ import pytest
 from handler.photo import InvalidPhotoException
 from handler.photo_log import log_photo, request_id
 from handler.upload import Upload, read_upload
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
 PREDICTION = {"label": "cat", "confidence": 0.9, "probabilities": {}, "certain": True}
@@ -24,17 +24,17 @@ def logged(caplog: pytest.LogCaptureFixture, upload: Upload, answer: dict[str, A
     return json.loads(record.getMessage())
 
 
-def test_a_prediction_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_prediction_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
     line = logged(caplog, read_upload(CAT), PREDICTION)
-    told = datetime.fromisoformat(line.pop("time"))
-    assert abs((datetime.now(UTC) - told).total_seconds()) < 60
+    time = datetime.fromisoformat(line.pop("time"))
+    assert abs((datetime.now(UTC) - time).total_seconds()) < 60
     assert line == {
         "request_id": "an-id", "photo": 1, "status": 200, "milliseconds": 12.3, "bytes": len(CAT),
         "pixels": "451x300", "label": "cat", "confidence": 0.9,
     }  # fmt: skip
 
 
-def test_an_error_is_told_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_is_logged_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
     answer = {"code": 400, "type": "InvalidPhotoException", "message": "photo is truncated"}
     line = logged(caplog, read_upload(CAT[:-100]), answer)
     del line["time"]
@@ -66,7 +66,7 @@ def test_an_id_that_could_be_anything_gives_way_to_torchserves(given: Any) -> No
     assert request_id({"X-Request-Id": "from-gateway_1.2"}, "own") == "from-gateway_1.2"
 
 
-def test_the_lines_are_told_apart_from_others_by_how_they_begin(
+def test_the_lines_are_recognised_by_their_beginning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level("INFO"):

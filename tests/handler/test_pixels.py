@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from handler.photo import decode_photo
-from tests.hostile import encode, picture
-from tests.hostile.png import png
+from testing.hostile import encode, picture
+from testing.hostile.png import png
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (192, 1))
 MASKS = (0xFF0000, 0xFF00, 0xFF, 0xFF000000)  # of red, green, blue and alpha

@@ -45,6 +45,6 @@ def test_base64_is_taken_in_both_alphabets_with_or_without_padding_and_as_a_uri(
         ("\ud800", "not base64: it is not ASCII"),
     ],
 )
-def test_other_text_is_told_from_base64(text: str, message: str) -> None:
+def test_other_text_is_distinguished_from_base64(text: str, message: str) -> None:
     with pytest.raises(InvalidPhotoException, match=message):
         photo_bytes({"data": text})

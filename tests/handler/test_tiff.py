@@ -7,9 +7,9 @@ import pytest
 from PIL import ExifTags, Image, ImageCms
 
 from handler.photo import InvalidPhotoException, UnsupportedPhotoException, _decode
-from tests.hostile import encode
-from tests.hostile.layouts import KINDS, PALETTE, PHOTOMETRIC, SIDE, Layout, file_of, tiff_of
-from tests.hostile.tiff import tiff
+from testing.hostile import encode
+from testing.hostile.layouts import KINDS, PALETTE, PHOTOMETRIC, SIDE, Layout, file_of, tiff_of
+from testing.hostile.tiff import tiff
 
 ROW, COLUMN = np.mgrid[:SIDE, :SIDE]
 PICTURE = np.stack([COLUMN * 8, ROW * 8, (COLUMN * 5 + ROW * 3) % 256], axis=2).astype(np.uint8)
@@ -31,7 +31,7 @@ READ = {  # by colour: kinds of samples; all others are refused by name
     "YCbCr": {"8"},
     "Lab": {"8"},
 }
-REFUSED_LAYOUTS = {  # of what is read otherwise
+REFUSED_LAYOUTS = {  # of kinds that are read otherwise
     "grey and alpha": lambda layout: layout.planar,
     "Lab": lambda layout: layout.planar,
 }
@@ -78,7 +78,9 @@ def test_a_tiff_of_any_layout_is_the_8_bit_picture_or_refused(colour: str, kind:
             difference = np.abs(_decode(data).pixels.astype(int) - expected).mean()
             assert difference < (6 if kind == "12 in 16" else 2), layout
         else:
-            with pytest.raises(UnsupportedPhotoException, match=r"^TIFF of .* is not opened; send"):
+            with pytest.raises(
+                UnsupportedPhotoException, match=r"^TIFF of .* is not supported; send"
+            ):
                 _decode(data)
 
 
@@ -99,7 +101,9 @@ def is_read(colour: str, kind: str, layout: Layout) -> bool:
 )
 def test_the_layout_that_is_not_opened_is_named(colour: str, kind: str, name: str) -> None:
     data = tiff_of(samples_of(colour), colour, kind, LAYOUTS[0])
-    with pytest.raises(UnsupportedPhotoException, match=f"^{name} is not opened; send JPEG, PNG"):
+    with pytest.raises(
+        UnsupportedPhotoException, match=f"^{name} is not supported; send JPEG, PNG"
+    ):
         _decode(data)
 
 
@@ -115,7 +119,7 @@ def test_the_layout_that_is_not_opened_is_named(colour: str, kind: str, name: st
 def test_raw_photos_are_named_instead_of_their_previews(
     tags: dict[int, tuple[int, int, int]], name: str
 ) -> None:
-    with pytest.raises(UnsupportedPhotoException, match=f"^{name} is not opened"):
+    with pytest.raises(UnsupportedPhotoException, match=f"^{name} is not supported"):
         _decode(tiff(20, 20, changed=tags))
 
 

@@ -10,11 +10,11 @@ from PIL import ExifTags, Image
 
 from handler.photo import InvalidPhotoException
 from handler.upload import Upload, read_upload
-from tests.hostile import good_pictures
+from testing.hostile import good_pictures
 
 
 class Batch:
-    """Something large in the frames that an error passed."""
+    """A large object in the frames of an error."""
 
 
 def refused(kept: list[weakref.ref[Batch]], causes: int) -> InvalidPhotoException:
@@ -51,9 +51,9 @@ def test_an_upload_with_an_error_keeps_nothing_that_the_error_passed(causes: int
     try:
         error = refused(kept, causes)
         assert all(batch() is not None for batch in kept)
-        told = Upload(error)
+        upload = Upload(error)
         assert [batch() for batch in kept] == [None] * (causes + 1)
-        assert str(told.decoded) == "refused"
+        assert str(upload.decoded) == "refused"
     finally:
         gc.enable()
 

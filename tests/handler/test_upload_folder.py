@@ -98,7 +98,7 @@ def test_any_other_path_is_refused_unopened(
     monkeypatch.setattr(os, "open", None)
     monkeypatch.chdir(uploads.parent)
     named = path.format(uploads=uploads, secret=uploads.parent / "secret", number=NUMBER)
-    with pytest.raises(InvalidPhotoException, match="which is not a file of the upload folder"):
+    with pytest.raises(InvalidPhotoException, match="which is not a file in the upload folder"):
         read(named)
 
 
@@ -147,7 +147,7 @@ def test_what_is_no_regular_file_is_refused_at_once(uploads: Path) -> None:
 def test_what_is_no_folder_is_not_even_opened_as_one(
     uploads: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Opening some devices does something."""
+    """Opening some devices has side effects."""
     (uploads / "file").touch()
     opened = []
     open_file = os.open
@@ -185,7 +185,10 @@ def test_a_file_over_the_limit_is_refused_unread(uploads: Path) -> None:
     os.truncate(path, MAX_UPLOAD_BYTES)
     assert len(read(path)) == MAX_UPLOAD_BYTES == int(properties()["max_request_size"])
     os.truncate(path, MAX_UPLOAD_BYTES + 1)
-    with pytest.raises(InvalidPhotoException, match="has 12582913 bytes; the limit is 12582912"):
+    with pytest.raises(
+        InvalidPhotoException,
+        match=f"has {MAX_UPLOAD_BYTES + 1} bytes; the limit is {MAX_UPLOAD_BYTES}",
+    ):
         read(path)
 
 
@@ -220,7 +223,7 @@ def test_what_the_system_fails_at_is_the_servers_fault(
     path = str(uploads / "1" / NUMBER)
     reason = os.strerror(number)
     with (
-        pytest.raises(ServiceUnavailableException, match=f"can't be read: {reason}; send it again"),
+        pytest.raises(ServiceUnavailableException, match=f"can't be read: {reason}; try again"),
         open_upload(path),
     ):
         raise OSError(number, reason)

@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
+from handler.drift_features import bin_of, drift_features
 from handler.photo import SIDE
-from handler.quantities import bin_of, quantities
 
 NOISE = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
 
 
 def of(pixels: np.ndarray) -> dict[str, float]:
-    return quantities(pixels, (400, 300), 0.9)
+    return drift_features(pixels, (400, 300), 0.9)
 
 
 def plain(level: int) -> np.ndarray:

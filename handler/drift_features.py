@@ -1,7 +1,7 @@
-"""What tells whether photos are still like those the model was measured on, and its answers too.
+"""Features of photos and answers that show drift from the validation photos.
 
-The handler counts each quantity by the deciles of a reference, the validation photos;
-monitoring/drift_rules.yml compares the counts with it.
+The handler counts each feature in bins: the deciles of the validation photos.
+monitoring/drift_rules.yml compares the counts with these photos.
 """
 
 from __future__ import annotations
@@ -16,15 +16,19 @@ from handler.photo import SIDE
 QUARTER = SIDE // 4
 
 
-def quantities(pixels: np.ndarray, size: tuple[int, int], confidence: float) -> dict[str, float]:
-    """Of one photo: uint8 (224, 224, 3), its width and height as sent, and its answer's confidence.
+def drift_features(
+    pixels: np.ndarray, size: tuple[int, int], confidence: float
+) -> dict[str, float]:
+    """Features of a photo, uint8 (224, 224, 3), with width and height as sent and its confidence.
 
-    confidence, 0.5 to 1 of two classes; brightness and contrast, the mean and the standard
-    deviation of the levels of green, 0 to 1; sharpness, the root of the mean squared Laplacian in
-    the middle of the photo (after Pech-Pacheco and others 2000), 0 to 4; aspect, width through
-    height; megapixels.
+    - confidence: 0.5 to 1 with two classes
+    - brightness, contrast: mean and standard deviation of the green channel, 0 to 1
+    - sharpness: root mean square of the Laplacian in the middle of the photo, 0 to 4 (after
+      Pech-Pacheco and others 2000)
+    - aspect: width divided by height
+    - megapixels
     """
-    # Green carries most of the brightness. Parts are enough, and take a tenth of the time.
+    # Green dominates brightness. A part of the pixels is enough, and takes a tenth of the time.
     levels = pixels[::2, ::2, 1].astype(np.float32) / 255
     middle = pixels[QUARTER:-QUARTER, QUARTER:-QUARTER, 1].astype(np.float32) / 255
     around = middle[:-2, 1:-1] + middle[2:, 1:-1] + middle[1:-1, :-2] + middle[1:-1, 2:]
@@ -44,5 +48,5 @@ def root_mean_square(values: np.ndarray) -> float:
 
 
 def bin_of(value: float, edges: Sequence[float]) -> int:
-    """The number of the bin, from 0 on; an edge belongs to the bin below it."""
+    """The number of the bin, from 0; an edge belongs to the bin below it."""
     return bisect_left(edges, value)

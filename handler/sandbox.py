@@ -1,4 +1,4 @@
-"""A function in a child process, with bounds on what it may take."""
+"""Run a function in a child process with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-# Exit codes of a child that its own code ended.
+# Exit codes of a child that crashed.
 CRASHES = [
     -number
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 ]
 
 
-def run_apart(function: Callable[[], bytes], megabytes: int, seconds: int) -> tuple[bytes, int]:
-    """What `function` returns in a forked child, and the child's exit code (minus a signal).
+def run_sandboxed(function: Callable[[], bytes], megabytes: int, seconds: int) -> tuple[bytes, int]:
+    """The result of `function` in a forked child, and the child's exit code (minus a signal).
 
-    The child may allocate `megabytes` (on Linux) and take `seconds` of processor time, after which
-    the system ends it; then, and when it crashes, there is no answer: b"". Its standard error is
-    closed. Raises OSError when there is no process or memory for it.
+    The child may allocate `megabytes` (on Linux) and use `seconds` of CPU time; then the kernel
+    ends it. If it is ended or crashes, the result is b"". Its standard error is discarded. Raises
+    OSError if no process or memory is available.
     """
     reader, writer = os.pipe()
     with open(reader, "rb") as received:
@@ -39,14 +39,14 @@ def _run_and_exit(
     function: Callable[[], bytes], megabytes: int, seconds: int, sent: BinaryIO
 ) -> NoReturn:
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print what they think of a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # decoders print warnings
         faulthandler.disable()
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(4 * seconds)  # of the clock, should it wait for ever
+        signal.alarm(4 * seconds)  # wall-clock time, in case it waits forever
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         if sys.platform == "linux":
-            pages = int(Path("/proc/self/statm").read_text().split()[5])  # of data, as it is now
+            pages = int(Path("/proc/self/statm").read_text().split()[5])  # current size of data
             limit = pages * resource.getpagesize() + megabytes * 2**20
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
         sent.write(function())
