@@ -1,4 +1,4 @@
-"""The command line: python -m training prepare|teach|train|evaluate|release|archive|predict."""
+"""Train, evaluate, release and archive the classifier, or classify photos without a server."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.errors import UsageError
+from training.files import UsageError
 from training.params import load_params
 
 if TYPE_CHECKING:
     import torch
 
-# Each command imports what it needs, so that serving needs nothing of training's packages.
+# Each command imports its own modules, so that serving doesn't need the packages of training.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 when it worked, 2 with one line on stderr when the input is wrong."""
+    """Run one command. Return 0 on success, 2 with one line on stderr for wrong input."""
     words = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(words, argparse.Namespace(words=words))
     try:
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # no space, no permission, a folder in a file's place
+    except OSError as error:  # no space, no permission, a folder instead of a file
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 2
@@ -57,61 +57,61 @@ def parser() -> argparse.ArgumentParser:
         action="extend",
         type=Path,
         metavar="FOLDER",
-        help="folder with one folder of photos for each class, or several such; one called "
-        "`unlabelled` is no class (default: data.folder of --params)",
+        help="one or more data folders, each with one folder of photos per class; a folder "
+        "`unlabelled` is not a class (default: data.folder of --params)",
     )
     prepare.add_argument(
         "--classes",
         nargs="+",
         metavar="CLASS",
-        help="folders to take, or what the names of photos in FOLDER begin with, as cat.1.jpg "
-        "(default: data.classes of --params, and of none, all folders)",
+        help="class folders to use, or class names with which file names in FOLDER begin, such as "
+        "cat.1.jpg (default: data.classes of --params; if that is empty, all folders)",
     )
-    teach = add("teach", run_teach, "learn what a public network sees in the training photos")
+    teach = add("teach", run_teach, "compute what the teacher network sees in the training photos")
     train = add("train", run_train, "train on the prepared photos")
     path(train, "--run", "runs/train", "folder for checkpoint, best weights and history")
     train.add_argument(
         "--finetune",
         type=Path,
         metavar="START",
-        help="start from a finished run's best weights, or from a file such as models/catsdogs.pt, "
-        "with the numbers of section finetune",
+        help="start from the best weights of a finished run, or from a file such as "
+        "models/catsdogs.pt, with the values of section finetune",
     )
     again = train.add_mutually_exclusive_group()
     again.add_argument("--resume", action="store_true", help="continue an interrupted run")
     again.add_argument(
         "--resume-or-replace",
         action="store_true",
-        help="continue it, or start anew where its parameters or photos were others",
+        help="continue it, or start again if parameters or photos have changed",
     )
     train.add_argument("--no-mlflow", action="store_true", help="don't log the run to MLflow")
     evaluate = add("evaluate", run_evaluate, "calibrate a run and measure it on the test split")
     evaluate.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run")
-    release = add("release", run_release, "make a run's best weights the released ones")
+    release = add("release", run_release, "publish the best weights of a run in models/")
     release.add_argument("run", type=Path, metavar="RUN", help="folder of an evaluated run")
-    release.add_argument("--version", help="default: the released one, its last number raised")
+    release.add_argument("--version", help="default: the released version, last number plus 1")
     archive = add("archive", run_archive, "bundle weights and handler for TorchServe")
     archive.add_argument("--version", help="default: the version in the JSON file of the weights")
     path(release, "--model-card", "docs/MODEL_CARD.md", "model card to write")
-    path(release, "--readme", "README.md", "file whose figures are renewed")
+    path(release, "--readme", "README.md", "file whose figures to update")
     path(release, "--rules", "monitoring/drift_rules.yml", "Prometheus rules to write")
-    path(release, "--chart", "helm/catsdogs/Chart.yaml", "chart whose appVersion is renewed")
+    path(release, "--chart", "helm/catsdogs/Chart.yaml", "chart whose appVersion to update")
     path(archive, "--output", "model_store/catsdogs.mar", "archive to write")
     predict = add("predict", run_predict, "classify photos without a server")
     predict.add_argument("files", nargs="+", type=Path, metavar="FILE")
     for sub in (teach, train):
-        path(sub, "--lesson", "runs/lesson", "folder that `teach` writes")
+        path(sub, "--teacher-stats", "runs/teacher", "folder that `teach` writes")
     for sub in (prepare, teach, train, evaluate):
         path(sub, "--index", "runs/index", "folder that `prepare` writes")
-        path(sub, "--params", "params.yaml", "file with the numbers")
+        path(sub, "--params", "params.yaml", "file with the parameters")
     for sub in (teach, train, evaluate):
         sub.add_argument(
             "--device",
             default="auto",
-            help="cpu, cuda, cuda:N, mps, or auto: a CUDA GPU where there is one (default: auto)",
+            help="cpu, cuda, cuda:N, mps, or auto: a CUDA GPU if there is one (default: auto)",
         )
     for sub in (release, archive, predict):
-        path(sub, "--weights", "models/catsdogs.pt", "weights, with their JSON file beside them")
+        path(sub, "--weights", "models/catsdogs.pt", "weights, with JSON file next to them")
     return main_parser
 
 
@@ -121,9 +121,9 @@ def run_prepare(options: argparse.Namespace) -> None:
     params = load_params(options.params)
     data = options.data or [Path(params.data.folder)]
     classes = options.classes or params.data.classes
-    find_files(data, classes)  # what is wrong there is told before imports that take seconds
+    find_files(data, classes)  # report wrong folders before imports that take seconds
 
-    from training.data import prepare
+    from training.prepare import prepare
 
     prepare(data, options.index, params.prepare, classes)
 
@@ -131,10 +131,10 @@ def run_prepare(options: argparse.Namespace) -> None:
 def run_teach(options: argparse.Namespace) -> None:
     params, device = load_params(options.params).teach, chosen_device(options)
 
-    from training.teacher import DISPUTED, teach
+    from training.teach import LABEL_ISSUES, teach
 
-    disputed = teach(options.index, options.lesson, params, device)
-    print(f"{disputed} disputed labels, listed in {options.lesson / DISPUTED}")
+    issues = teach(options.index, options.teacher_stats, params, device)
+    print(f"{issues} label issues; see {options.teacher_stats / LABEL_ISSUES}")
 
 
 def run_train(options: argparse.Namespace) -> None:
@@ -156,7 +156,7 @@ def run_train(options: argparse.Namespace) -> None:
             options.index,
             options.run,
             params,
-            lesson=options.lesson,
+            teacher_stats=options.teacher_stats,
             start=options.finetune,
             resume=options.resume or options.resume_or_replace,
             replace=options.resume_or_replace,
@@ -169,31 +169,31 @@ def run_train(options: argparse.Namespace) -> None:
 
 
 def chosen_device(options: argparse.Namespace) -> torch.device:
-    """Of --device, before imports that take seconds."""
-    if options.device == "mps":  # read by PyTorch when it is imported
+    """The device of --device, checked before imports that take seconds."""
+    if options.device == "mps":  # PyTorch reads it at import
         os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
-    from training.hardware import choose_device
+    from training.devices import choose_device
 
     return choose_device(options.device)
 
 
 def how_to_go_on(options: argparse.Namespace) -> str:
-    """The command that does, for a training that was interrupted."""
+    """How to resume an interrupted training: a command, or when to run the same one."""
     from training.checkpoint import CHECKPOINT
-    from training.distributed import world_size
+    from training.devices import world_size
 
     if not (options.run / CHECKPOINT).exists():
-        return "no epoch was finished; give the same command again"
+        return "no epoch is finished; run the same command again"
     if world_size() > 1:
-        return "go on by the same command with --resume"
+        return "run the same command with --resume to continue"
     words = [word for word in options.words if not word.startswith("--resume")]
     line = shell_line(*words, "--resume")
-    return f"go on with `{line}`, or with RESUME=1 where you gave `make train`"
+    return f"continue with `{line}`, or add RESUME=1 to your `make train` command"
 
 
 def shell_line(*words: str | Path) -> str:
-    """`python -m training` with `words`, as a shell takes them."""
+    """`python -m training` with `words`, quoted for a shell."""
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
@@ -203,34 +203,31 @@ def shell_line(*words: str | Path) -> str:
 def run_evaluate(options: argparse.Namespace) -> None:
     params, device = load_params(options.params), chosen_device(options)
 
-    from training.evaluate import doubt, evaluate, format_figures
+    from training.evaluate import evaluate, format_metrics, guessing_warning
 
-    test = evaluate(options.index, options.run, params, device)["figures"]["test"]
-    print(format_figures(test))
-    print(doubt(test) or f"release it with: {shell_line('release', options.run)}")
+    test = evaluate(options.index, options.run, params, device)["metrics"]["test"]
+    print(format_metrics(test))
+    print(guessing_warning(test) or f"release it with: {shell_line('release', options.run)}")
 
 
 def run_release(options: argparse.Namespace) -> None:
-    from training.publish import Homes, publish
+    from training.release import Homes, publish
 
     homes = Homes(options.weights, options.model_card, options.readme, options.rules, options.chart)
     print(publish(options.run, homes, options.version))
 
 
 def run_archive(options: argparse.Namespace) -> None:
-    from training.packed import check_code
+    from training.archive import archive, check_code
 
-    check_code()  # before the next import, which takes some of that code
-
-    from training.archive import archive
-
+    check_code()
     version = archive(options.weights, options.version, options.output)
     print(f"{options.output}: version {version}")
 
 
 def run_predict(options: argparse.Namespace) -> int:
-    if not any(file.is_file() for file in options.files):  # told before imports, likewise
-        raise UsageError(f"{options.files[0]}: no such file")
+    if not any(file.is_file() for file in options.files):  # before slow imports, too
+        raise UsageError(f"{options.files[0]}: no such file; give the path of a photo")
 
     from training.predict import predict
 

@@ -1,31 +1,46 @@
-"""Random changes to training photos, a whole batch at a time.
+"""Random augmentation of training photos, a batch at a time.
 
-It computes where the photos are, on the processor or a GPU. What strangers' photos differ in:
-framing, squashed aspect, tilt, sharpness, JPEG quality, colour.
+It runs on the device of the photos, CPU or GPU. It imitates how users' photos differ: framing,
+stretched aspect, tilt, sharpness, JPEG quality, colour. On a CPU, libjpeg compresses; elsewhere
+`compress` simulates its losses without encoding.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from training.jpeg import compress, constant
 from training.params import TrainParams
 
-LIBJPEG = "cpu"  # the device whose photos it compresses, sooner there than our stand-in
-BLURRED = 7  # pixels of a side, of a photo as its own surroundings
-GROUP = 8  # photos that are blurred alike: one resize serves them all
+LIBJPEG = "cpu"  # the device on which libjpeg is used: there it is faster than `compress`
+BLURRED = 7  # side in pixels to which a photo shrinks for its blurred background
+GROUP = 8  # photos that are blurred together, by one resize
+# ITU-T T.81: the side of a block and the tables of Annex K; YCbCr of JFIF 1.02.
+BLOCK = 8
+LUMINANCE = (
+    (16, 11, 10, 16, 24, 40, 51, 61), (12, 12, 14, 19, 26, 58, 60, 55),
+    (14, 13, 16, 24, 40, 57, 69, 56), (14, 17, 22, 29, 51, 87, 80, 62),
+    (18, 22, 37, 56, 68, 109, 103, 77), (24, 35, 55, 64, 81, 104, 113, 92),
+    (49, 64, 78, 87, 103, 121, 120, 101), (72, 92, 95, 98, 112, 100, 103, 99),
+)  # fmt: skip
+CHROMINANCE = (
+    (17, 18, 24, 47, 99, 99, 99, 99), (18, 21, 26, 66, 99, 99, 99, 99),
+    (24, 26, 56, 99, 99, 99, 99, 99), (47, 66, 99, 99, 99, 99, 99, 99),
+    *((99,) * BLOCK,) * 4,
+)  # fmt: skip
+YCBCR = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 def augment(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
-    """uint8 photos (N, 3, S, S) as float32 from 0 to 255, changed at random.
+    """Randomly changed uint8 photos (N, 3, S, S), as float32 from 0 to 255.
 
-    `strength`, from 0 to 1, scales how much framing and colour change.
+    `strength`, from 0 to 1, scales the changes of framing and colour.
     """
     changed = frame(photos.float(), params, strength)
     changed = shrink_and_enlarge(changed, params.low_resolution, params.smallest_side)
@@ -34,14 +49,15 @@ def augment(photos: torch.Tensor, params: TrainParams, strength: float) -> torch
 
 
 def uniform(rows: torch.Tensor, low: float, high: float, *sizes: int) -> torch.Tensor:
-    """A random number for each of `rows`, or so many as `sizes` say, on the same device."""
+    """Random numbers (len(rows), *sizes) from `low` to `high`, on the device of `rows`."""
     return torch.empty(len(rows), *sizes, device=rows.device).uniform_(low, high)
 
 
 def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
-    """A random part of each photo, stretched, tilted and perhaps mirrored.
+    """A random crop of each photo, stretched, tilted and perhaps mirrored.
 
-    Or, for the share `params.zoom_out`, the whole of it, small in surroundings of its own colours.
+    A share `params.zoom_out` of the photos is instead shown whole and small, on a background of its
+    own colours.
     """
     area = uniform(photos, 1 - strength * (1 - params.crop_scale), 1)
     small = some_of(photos, strength * params.zoom_out)
@@ -60,7 +76,7 @@ def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.T
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(photos.shape), align_corners=False)
     framed = F.grid_sample(photos, grid, padding_mode="reflection", align_corners=False)
-    blurred = small[::2]  # around the others it is mirrored
+    blurred = small[::2]  # the others have a mirrored background
     around = F.adaptive_avg_pool2d(photos[blurred], BLURRED)
     around = F.interpolate(around, photos.shape[2:], mode="bilinear")
     inside = (grid[blurred].abs() <= 1).all(dim=3).unsqueeze(1)
@@ -69,7 +85,7 @@ def frame(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.T
 
 
 def some_of(photos: torch.Tensor, share: float) -> torch.Tensor:
-    """Numbers of about so many of `photos`, on their device; drawn without waiting for a GPU."""
+    """Random row numbers of about a `share` of `photos`, on their device; never waits for a GPU."""
     if not share:
         return torch.empty(0, dtype=torch.long, device=photos.device)
     chosen = torch.nonzero(torch.rand(len(photos)) < share).flatten()
@@ -77,11 +93,11 @@ def some_of(photos: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> torch.Tensor:
-    """Some groups of photos at the sharpness of a thumbnail; its two sides are drawn apart."""
+    """Reduce a `share` of the groups to the sharpness of a thumbnail with independent sides."""
     side = photos.shape[-1]
     groups = []
     for group in torch.split(photos, GROUP):
-        if torch.rand(()) < share:  # on the processor: a GPU would have to be waited for
+        if torch.rand(()) < share:  # drawn on the CPU, to avoid waiting for a GPU
             size = torch.empty(2).uniform_(math.log(smallest), math.log(side)).exp().int().tolist()
             small = F.interpolate(group, size, mode="bilinear", antialias=True)
             group = F.interpolate(small, (side, side), mode="bilinear")
@@ -90,7 +106,7 @@ def shrink_and_enlarge(photos: torch.Tensor, share: float, smallest: int) -> tor
 
 
 def recompress(photos: torch.Tensor, share: float, qualities: tuple[int, int]) -> torch.Tensor:
-    """Some of the photos through JPEG at a random quality of this range."""
+    """Compress a `share` of the photos as JPEG, each with a random quality from `qualities`."""
     chosen = some_of(photos, share)
     if photos.device.type != LIBJPEG:
         drawn = torch.randint(qualities[0], qualities[1] + 1, (len(chosen),))
@@ -107,7 +123,7 @@ def recompress(photos: torch.Tensor, share: float, qualities: tuple[int, int]) -
 
 
 def recolour(photos: torch.Tensor, params: TrainParams, strength: float) -> torch.Tensor:
-    """Brightness, contrast, saturation, a tint and greyscale, as one matrix a photo."""
+    """Change brightness, contrast, saturation, tint, or remove colour, by one matrix per photo."""
 
     def factor(most: float) -> torch.Tensor:
         return 1 + strength * uniform(photos, -most, most)
@@ -125,3 +141,57 @@ def recolour(photos: torch.Tensor, params: TrainParams, strength: float) -> torc
     offset = (brightness * (1 - contrast) * mean).view(-1, 1, 1) * tint
     changed = torch.baddbmm(offset, matrix, photos.flatten(2))
     return changed.clamp_(0, 255).view_as(photos)
+
+
+def cosines() -> torch.Tensor:
+    """Orthonormal filters, one for each coefficient of a block: (64, 1, 8, 8)."""
+    place = torch.arange(BLOCK).double()
+    rows = torch.cos((2 * place + 1) * place.view(-1, 1) * math.pi / (2 * BLOCK)) / 2
+    rows[0] /= math.sqrt(2)
+    return torch.einsum("iy,jx->ijyx", rows, rows).reshape(-1, 1, BLOCK, BLOCK)
+
+
+CONSTANTS = {
+    "cosines": cosines(),
+    "tables": torch.tensor([LUMINANCE, CHROMINANCE]).flatten(1),
+    "to YCbCr": torch.tensor(YCBCR),
+    "to RGB": torch.tensor(YCBCR).double().inverse(),
+}
+
+
+@cache
+def constant(name: str, device: torch.device) -> torch.Tensor:
+    """One of CONSTANTS on `device`, cached: copying it for each batch would wait for the GPU."""
+    return CONSTANTS[name].float().to(device)
+
+
+def compress(photos: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+    """Photos (N, 3, H, W), 0 to 255, after JPEG of `quality` (N,), 1 to 95; same shape and range.
+
+    It computes in floating point: YCbCr with chroma of half the size, the cosine transform of 8 x 8
+    blocks, and quantisation by tables scaled as in libjpeg.
+    """
+    height, width = photos.shape[2:]
+    down, right = (-side % (2 * BLOCK) for side in (height, width))
+    padded = F.pad(photos.round().clamp(0, 255), (0, right, 0, down), mode="replicate")
+    planes = torch.einsum("ij,njyx->niyx", constant("to YCbCr", photos.device), padded).round()
+    planes[:, 0] -= 128
+    scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality).view(-1, 1, 1)
+    steps = ((constant("tables", photos.device) * scale + 50) / 100).floor().clamp(1, 255)
+    luma = quantised(planes[:, :1], steps[:, 0])
+    chroma = quantised(F.avg_pool2d(planes[:, 1:], 2).round(), steps[:, 1])
+    wide = F.interpolate(chroma, scale_factor=2, mode="bilinear")  # libjpeg's "fancy upsampling"
+    planes = torch.cat([luma + 128, wide], dim=1)
+    restored = torch.einsum("ij,njyx->niyx", constant("to RGB", photos.device), planes)
+    return restored[:, :, :height, :width].round().clamp(0, 255)
+
+
+def quantised(planes: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Planes (N, C, H, W) around 0, with coefficients rounded to multiples of `steps` (N, 64)."""
+    filters = constant("cosines", planes.device)
+    count, channels, height, width = planes.shape
+    coefficients = F.conv2d(planes.reshape(-1, 1, height, width), filters, stride=BLOCK)
+    step = steps.repeat_interleave(channels, dim=0, output_size=count * channels).view(-1, 64, 1, 1)
+    rounded = (coefficients / step).round() * step
+    restored = F.conv_transpose2d(rounded, filters, stride=BLOCK)
+    return restored.round().clamp(-128, 127).view_as(planes)

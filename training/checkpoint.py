@@ -1,8 +1,9 @@
-"""The files of a run: checkpoint, best weights, history and what they were made with."""
+"""The files of a run: checkpoint, best weights, history, and how they were made."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,42 +12,45 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.distributed import world_size
-from training.errors import UsageError, one_line
-from training.files import load_torch, read_json, write_atomically, write_json
-from training.hardware import device_of, machine
+from files.atomic import write_atomically
+from training.compat import CHECKPOINT as CHECKPOINT_NAMES
+from training.compat import renamed
+from training.devices import device_of, machine, world_size
+from training.files import UsageError, load_torch, one_line, read_json, write_json
 from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams, photos_in_epoch
 
-CHECKPOINT = "checkpoint.pt"  # all that --resume needs, of the last finished epoch
+CHECKPOINT = "checkpoint.pt"  # all state of the last finished epoch, for --resume
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
 RUN_FILE = "run.json"  # classes, index, parameters and the best epoch
-HISTORY = "history.csv"  # one row an epoch
-CARD = "best.json"  # what is released beside the best weights; `evaluate` writes it
+HISTORY = "history.csv"  # one row per epoch
+CARD = "best.json"  # is released together with the best weights; `evaluate` writes it
+
+Log = Callable[[dict[str, float]], None]  # takes an epoch's row of the history
 
 
 @dataclass
 class Training:
-    """A run's parameters, and everything that changes while it goes on."""
+    """The parameters of a run, and its state."""
 
     params: TrainParams
     classes: list[str]
     photos: int  # in the training split
-    sources: dict[str, int]  # of these photos: how many each source has
+    sources: dict[str, int]  # number of these photos per source
     left_out: int  # photos of that split whose paths `params.excluded` lists
-    photos_sha256: str  # a run never goes on with other photos or splits
+    photos_sha256: str  # a run can't be resumed with other photos or splits
     model: SimpleCNN
-    pupil: nn.ModuleDict  # from the model's maps and embedding to what the teacher sees
-    objective: nn.Module  # both, as training calls them
-    average: AveragedModel  # of the model's weights: what is validated and released
+    student_heads: nn.ModuleDict  # from the model's maps and embedding to the teacher's
+    objective: nn.Module  # model and heads, as training calls them
+    average: AveragedModel  # average of the model's weights, which is validated and released
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]
-    before: dict[str, Any] | None = None  # how the weights that it started from were trained
+    before: dict[str, Any] | None = None  # how its start weights were trained
 
 
 def save_epoch(run: Path, training: Training) -> None:
-    """Write the files of a finished epoch, the checkpoint last: it is what counts on resume."""
+    """Write the files of a finished epoch; the checkpoint last, since --resume relies on it."""
     best = max(training.history, key=lambda row: row["validation_accuracy"])
     if best is training.history[-1]:
         state = half_precision(training.average.module.state_dict())
@@ -72,7 +76,7 @@ def save_epoch(run: Path, training: Training) -> None:
     write_atomically(run / HISTORY, lambda path: _write_history(path, training.history))
     checkpoint = made_with | {
         "model": training.model.state_dict(),
-        "pupil": training.pupil.state_dict(),
+        "student_heads": training.student_heads.state_dict(),
         "average": training.average.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "schedule": training.schedule.state_dict(),
@@ -82,23 +86,22 @@ def save_epoch(run: Path, training: Training) -> None:
 
 
 def load_checkpoint(run: Path, training: Training) -> None:
-    """Put `training` where the run stopped.
+    """Restore `training` from the checkpoint of `run`.
 
-    Raises UsageError when there is no such run, or it had other parameters, photos or weights to
-    start from.
+    Raises UsageError if there is none, or if it had other parameters, photos or start weights.
     """
     path = run / CHECKPOINT
     if not path.exists():
         raise UsageError(f"{path}: missing; start the run without --resume")
-    checkpoint = load_torch(path)
+    checkpoint = renamed(load_torch(path), CHECKPOINT_NAMES)
     if _params(path, checkpoint) != training.params:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
     if not same_start(checkpoint["before"], training.before):
-        raise UsageError(f"{path}: started from other weights; give those or start a new run")
+        raise UsageError(f"{path}: started from other weights; use those or start a new run")
     training.model.load_state_dict(checkpoint["model"])
-    training.pupil.load_state_dict(checkpoint["pupil"])
+    training.student_heads.load_state_dict(checkpoint["student_heads"])
     training.average.load_state_dict(checkpoint["average"])
     training.optimizer.load_state_dict(checkpoint["optimizer"])
     training.schedule.load_state_dict(checkpoint["schedule"])
@@ -106,14 +109,14 @@ def load_checkpoint(run: Path, training: Training) -> None:
 
 
 def same_start(known: dict[str, Any] | None, now: dict[str, Any] | None) -> bool:
-    """Whether both describe the same first weights; older checkpoints lack their `version`."""
+    """Whether both describe the same first weights; older checkpoints have no `version`."""
     return known == now or known == {k: v for k, v in (now or {}).items() if k != "version"}
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], TrainParams, State]:
-    """What run.json tells, its parameters, and the best weights.
+    """The content of run.json, its parameters, and the best weights.
 
-    Raises UsageError when `run` holds no trained run.
+    Raises UsageError if `run` contains no trained run.
     """
     for name in (RUN_FILE, BEST):
         if not (run / name).is_file():
@@ -126,7 +129,7 @@ def _params(path: Path, content: dict[str, Any]) -> TrainParams:
     try:
         return TrainParams(**content["params"])
     except TypeError as error:
-        raise UsageError(f"{path}: of another version: {one_line(error)}") from error
+        raise UsageError(f"{path}: of another version: {one_line(error)}; train again") from error
 
 
 def _write_history(path: Path, history: list[dict[str, float]]) -> None:

@@ -1,4 +1,4 @@
-"""The photos that `prepare` has indexed: a split, and its pixels on the device that computes."""
+"""Read the index that `prepare` wrote: splits, and their pixels on a device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -18,23 +18,45 @@ import numpy as np
 import torch
 
 from handler.photo import SIDE
-from training.errors import UsageError
+from training.files import UsageError
 from training.params import TrainParams
-from training.split import Photo
 
-INDEX = "photos.csv"  # one row a photo
-PIXELS = "photos.uint8"  # the photos of photos.csv in its order, decoded
+INDEX = "photos.csv"  # one row per photo
+PIXELS = "photos.uint8"  # decoded photos, in the order of photos.csv
 FILE_NAMES = "surrogateescape"  # Linux allows names that are not UTF-8
-UNKNOWN = -1  # of the class numbers
+UNKNOWN = -1  # the class number of unlabelled photos
+FOREIGN = "foreign_validation"  # the name of metrics on `Split.foreign`
 BYTES = SIDE * SIDE * 3  # of a decoded photo
-AHEAD = 2  # batches that are read while another is computed
-BLOCK = 1024  # photos that are read at once, where there is no batch
+AHEAD = 2  # batches to prefetch
+BLOCK = 1024  # photos read at a time without a batch size
+
+
+@dataclass(frozen=True, slots=True)  # a million of them take 0.5 GB
+class Photo:
+    """One row of photos.csv."""
+
+    path: str  # relative to the data folder; with several, it begins with the folder's name
+    label: str  # "" if unlabelled
+    bytes: int
+    width: int
+    height: int
+    sha256: str
+    orientation: int  # from EXIF, 1 to 8; 1 is upright
+    perceptual_hash: str  # 64 bits in hexadecimal
+    split: str
+    source: str
+
+    @property
+    def names_source(self) -> bool:
+        """Whether the file name contains the source; otherwise it is the data folder's name."""
+        return self.path.rpartition("/")[2].startswith(f"{self.source}__")
 
 
 class Split:
-    """The photos of one split, but for the `excluded` paths, with class numbers and sources.
+    """The photos of one split, except the `excluded` paths, with class numbers and sources.
 
-    The number of a photo without a label is UNKNOWN; only training has such photos.
+    Unlabelled photos have the number UNKNOWN; only the training split has them. Raises UsageError
+    for a missing or unreadable index, and for a split without photos.
     """
 
     def __init__(self, index: Path, split: str, excluded: Collection[str] = ()) -> None:
@@ -50,10 +72,12 @@ class Split:
         self.sources = [photo.source for photo in self.photos]
         self.elsewhere = {photo.source for photo in photos if photo.split != split}
         if not self.rows:
-            raise UsageError(f"{index}: no photo in the {split} split; give more photos")
+            raise UsageError(
+                f"{index}: no photo in the {split} split; add photos and run `prepare` again"
+            )
         shape = (len(photos), SIDE, SIDE, 3)
         if not (index / PIXELS).exists() or (index / PIXELS).stat().st_size != np.prod(shape):
-            raise UsageError(f"{index / PIXELS}: doesn't fit {INDEX}; run `prepare` again")
+            raise UsageError(f"{index / PIXELS}: doesn't match {INDEX}; run `prepare` again")
         self.pixels = np.memmap(index / PIXELS, dtype=np.uint8, mode="r", shape=shape)
 
     def __len__(self) -> int:
@@ -61,14 +85,13 @@ class Split:
 
     @cached_property
     def foreign(self) -> np.ndarray:
-        """A mask (N,) of photos not of the collection that is divided: their sources are in this
-        split as a whole."""
+        """A mask (N,) of foreign photos: those of sources that are in this split as a whole."""
         return np.array(
             [photo.names_source or photo.source not in self.elsewhere for photo in self.photos]
         )
 
     def half_and_half(self) -> np.ndarray:
-        """Photo numbers among which foreign photos are as many as the others, by repetition."""
+        """Photo numbers, repeated so that foreign photos and others have equal weight."""
         kinds = [np.flatnonzero(kind) for kind in (~self.foreign, self.foreign)]
         most = max(map(len, kinds))
         return np.concatenate([np.resize(kind, most) for kind in kinds if len(kind)])
@@ -85,10 +108,10 @@ class Split:
 
 
 class PixelLoader:
-    """Batches of a split's photos on the device that computes.
+    """Batches of a split's photos on `device`.
 
-    Where all of them fit into `room` bytes of its memory (of a GPU's, a third), they are kept
-    there. Else a thread reads ahead of the step, into pinned memory for a GPU.
+    If all photos fit into `room` bytes of its memory (default: a third of a GPU's), they stay
+    there. Otherwise a thread prefetches batches, into pinned memory for a GPU.
     """
 
     def __init__(self, split: Split, device: torch.device, room: int | None = None) -> None:
@@ -125,28 +148,30 @@ class PixelLoader:
 
 
 def listed(path: str, excluded: Collection[str]) -> bool:
-    """Whether a list names the photo, by its path in one data folder or in several."""
+    """Whether `excluded` lists the photo, by its path with or without the data folder's name."""
     return path in excluded or path.partition("/")[2] in excluded
 
 
 def excluded_photos(params: TrainParams) -> set[str]:
-    """The paths in the reviewed list `params.excluded`; none when it is empty."""
+    """The paths in the reviewed list `params.excluded`; empty if no list is set."""
     if not params.excluded:
         return set()
     try:
         with Path(params.excluded).open(newline="") as file:
             return {row["path"] for row in csv.DictReader(file)}
     except (OSError, KeyError) as error:
-        raise UsageError(f"{params.excluded}: no list of photos with a column `path`") from error
+        raise UsageError(
+            f"{params.excluded}: not a CSV file with a column `path`; fix train.excluded"
+        ) from error
 
 
 def photos_of_each(sources: Iterable[str]) -> dict[str, int]:
-    """How often each source is there, the most frequent first."""
+    """The number of photos per source, the most frequent first."""
     return dict(sorted(Counter(sources).items(), key=lambda item: (-item[1], item[0])))
 
 
 def photos_sha256(photos: Iterable[Photo]) -> str:
-    """A digest of which photos there are, with their labels and splits."""
+    """A digest of the photos with their labels and splits."""
     lines = sorted(f"{photo.sha256} {photo.label} {photo.split}\n" for photo in photos)
     digest = hashlib.sha256()
     for line in lines:
@@ -155,7 +180,7 @@ def photos_sha256(photos: Iterable[Photo]) -> str:
 
 
 def read_index(index: Path) -> list[Photo]:
-    """The rows of photos.csv in the folder `index`. Raises UsageError when there is none."""
+    """The rows of photos.csv in the folder `index`. Raises UsageError if it can't be read."""
     path = index / INDEX
     if not path.exists():
         raise UsageError(f"{path}: missing; run `python -m training prepare --data FOLDER` first")

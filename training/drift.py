@@ -1,4 +1,4 @@
-"""What photos and answers are like on validation, and the Prometheus rules that compare with it."""
+"""The drift reference from validation photos, and the Prometheus rules that compare with it."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 import numpy as np
 import yaml
 
-from handler.quantities import bin_of, quantities
+from files.atomic import write_atomically
+from handler.drift_features import bin_of, drift_features
 from training.dataset import Split
-from training.files import write_atomically
 
 BINS = 10
-FLOOR = 0.001  # of a share: the PSI has its logarithm
-# How far back the rules look, and how often they are evaluated: a sudden shift shows in minutes, a
-# slow one in a day. Prometheus ignores samples older than 5 minutes, and an alert that finds none
-# restarts its `for`: stay well below. A day of 4 pods takes half a second to evaluate.
+FLOOR = 0.001  # of a share, since the PSI takes its logarithm
+# Windows of the rules and their evaluation intervals: a sudden shift shows in minutes, a slow one
+# in a day. Keep intervals well below 5 minutes: Prometheus ignores older samples, and an alert
+# without samples restarts its `for`. A day of 4 pods takes half a second to evaluate.
 WINDOWS = {"10m": "15s", "1d": "1m"}
 
 
 def reference(
     split: Split, numbers: np.ndarray, confidence: np.ndarray, predicted: Sequence[int]
 ) -> dict[str, Any]:
-    """Deciles of each quantity over photos of `split`, and the share of each predicted class.
+    """Deciles of each drift feature over photos of `split`, and the share of each predicted class.
 
-    `confidence` and `predicted`, the class numbers, are those of its photos of these `numbers`,
-    (N,); a photo whose number is there several times weighs more. The mean confidence of each bin
-    estimates accuracy where no labels are.
+    `numbers` (N,) selects photos, with repetitions as weights; `confidence` (N,) and `predicted`
+    (class numbers, N) belong to them. The mean confidence of each bin serves to estimate accuracy
+    without labels.
     """
     sure_of = dict(zip(numbers.tolist(), confidence.tolist(), strict=True))
     of_photo = {
-        number: quantities(
+        number: drift_features(
             split.pixels[split.rows[number]],
             (split.photos[number].width, split.photos[number].height),
             sure,
@@ -52,14 +52,14 @@ def reference(
         "confidence_means": [
             float(confidence[number == of_bin].mean()) for of_bin in range(len(edges) + 1)
         ],
-        "quantities": bins,
+        "drift_features": bins,
     }
 
 
 def deciles(values: np.ndarray) -> dict[str, list[float]]:
-    """The edges between ten bins with as many of `values` each, and the share in each bin.
+    """The edges between ten bins with equally many `values`, and the share in each bin.
 
-    Values of which there are many, like the size of a camera, make fewer bins and uneven shares.
+    Frequent values, such as a camera's picture size, make fewer bins and unequal shares.
     """
     cuts = np.quantile(values, np.linspace(0, 1, BINS + 1)[1:-1], method="inverted_cdf")
     edges = [float(cut) for cut in np.unique(cuts) if cut < values.max()]
@@ -73,7 +73,7 @@ def write_drift_rules(card: dict[str, Any], path: Path) -> None:
 
 
 def drift_rules(card: dict[str, Any]) -> str:
-    """Recording rules, as YAML: the reference in `card`, and how far traffic is from it."""
+    """Recording rules as YAML: the reference in `card`, and the distance of traffic from it."""
     known = card["reference"]
     groups = [{"name": "reference", "interval": "1m", "rules": list(constants(known))}]
     for window, interval in WINDOWS.items():
@@ -87,12 +87,12 @@ def drift_rules(card: dict[str, Any]) -> str:
 
 
 def constants(known: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The reference as series, so that expressions can take it."""
+    """The reference as constant series, for use in expressions."""
 
     def constant(name: str, value: float, **labels: str) -> dict[str, Any]:
         return {"record": name, "expr": f"vector({value:.6g})", "labels": labels}
 
-    for quantity, row in known["quantities"].items():
+    for quantity, row in known["drift_features"].items():
         for number, share in enumerate(row["shares"]):
             labels = {"quantity": quantity, "bin": str(number)}
             yield constant("photo_quantity:reference_share", share, **labels)
@@ -103,7 +103,7 @@ def constants(known: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def comparisons(window: str) -> Iterator[dict[str, str]]:
-    """How far the photos of the last `window` are from the reference.
+    """Rules for the distance of the photos in the last `window` from the reference.
 
     psi: the population stability index, the sum over bins of (share - reference) *
     ln(share / reference); Siddiqi 2006. accuracy_estimate: confidence-based performance estimation

@@ -15,17 +15,16 @@ from handler.photo import SIDE
 from training.augment import augment
 from training.checkpoint import Training
 from training.dataset import UNKNOWN, PixelLoader, Split
-from training.distributed import averaged, rank, share_of, world_size
-from training.hardware import autocast, memory_used
+from training.devices import all_reduce_mean, autocast, memory_used, rank, shard, world_size
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams, photos_in_epoch
-from training.teacher import Seen, Teacher
+from training.teach import Teacher, TeacherOutput
 
 
 def train_one_epoch(
     training: Training, loader: PixelLoader, teacher: Teacher | None
 ) -> dict[str, float]:
-    """The next pass over the photos of `loader`; its row of the history."""
+    """Run the next epoch over the photos of `loader`; return its row of the history."""
     params, epoch, device = training.params, len(training.history), loader.device
     progress = epoch / max(params.epochs - 1, 1)
     strength = 1 + progress * (params.final_strength - 1)
@@ -36,7 +35,7 @@ def train_one_epoch(
     batches = zip(loader.batches(order), all_labels, strict=True)
     title = f"epoch {epoch + 1}/{params.epochs}"
     bar = tqdm(batches, title, len(order), unit_scale=order.shape[1], unit="photo", mininterval=1)
-    # Read once a second and at the end, since reading a number waits for the GPU.
+    # Read only once a second and at the end, since reading a number waits for the GPU.
     values_of: dict[str, list[torch.Tensor]] = defaultdict(list)
     loading = 0.0
     started = loaded = shown = time.perf_counter()
@@ -54,7 +53,7 @@ def train_one_epoch(
         name: torch.stack(values).cpu().double().sum().item() for name, values in values_of.items()
     }
     seconds = time.perf_counter() - started
-    figures = averaged(
+    metrics = all_reduce_mean(
         {
             "loading_share": loading / seconds,
             "accuracy": sums.pop("right") / order.numel(),
@@ -66,34 +65,34 @@ def train_one_epoch(
         "epoch": epoch + 1,
         "learning_rate": float(training.schedule.get_last_lr()[0]),
         "photos_per_second": order.numel() * world_size() / seconds,
-        **figures,
+        **metrics,
     }
 
 
 def progress_of(
     values_of: dict[str, list[torch.Tensor]], loading: float, device: torch.device
 ) -> str:
-    """What the progress bar says after photos/s."""
+    """The text of the progress bar after photos/s."""
     text = f"loss={torch.stack(values_of['loss']).mean().item():.3f}, loading={loading:.0%}"
     memory = memory_used(device)
     return text + (f", GPU {memory:.1f} GB" if memory else "")
 
 
 def order_of_epoch(split: Split, params: TrainParams) -> torch.Tensor:
-    """Photo numbers of each step (steps, photos), at random; those of this process."""
+    """Random photo numbers of each step (steps, photos), for this process."""
     steps, size = steps_in_epoch(split, params), batch_size(split, params) * world_size()
-    order = share_of(torch.randperm(len(split))[: steps * size].view(steps, size))
-    if rank():  # the same order everywhere, but changes and dropout of its own
+    order = shard(torch.randperm(len(split))[: steps * size].view(steps, size))
+    if rank():  # the same order in all processes, but different augmentation and dropout
         torch.manual_seed(torch.initial_seed() + rank())
-    return order.sort(dim=1).values  # neighbours on the disk, should it come from there
+    return order.sort(dim=1).values  # sorted, for sequential reads from disk
 
 
 def changed_batch(
     pixels: torch.Tensor, labels: torch.Tensor, classes: int, params: TrainParams, strength: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 photos (N, 3, 224, 224) changed at random, 0 to 255, and targets (N, classes).
+    """Randomly changed photos (N, 3, 224, 224), 0 to 255, and targets (N, classes), from uint8.
 
-    The target of a photo without a label, and of what it is blended with, is no number.
+    The target of a photo without a label is NaN, and so is that of a blend with it.
     """
     photos = augment(pixels, params, strength)
     targets = F.one_hot(labels.clamp(min=0), classes).float()
@@ -119,20 +118,20 @@ def train_one_step(
 ) -> dict[str, torch.Tensor]:
     """Learn from photos (N, 3, 224, 224), 0 to 255, with targets (N, classes), at `side` pixels.
 
-    Targets that are no numbers are the teacher's probabilities.
+    NaN targets are replaced by the teacher's probabilities.
 
-    Returns what is to be summed over an epoch, each a number on the device that computes.
+    Returns values to sum over an epoch, each a scalar tensor on the device.
     """
     params = training.params
-    seen = teacher(photos) if teacher else None
-    if seen:  # without a label, the teacher's word is all that there is
-        targets = torch.where(targets.isnan(), seen.probabilities, targets)
-    logits, teacher_loss = training.objective(photos, side, seen)
+    teacher_output = teacher(photos) if teacher else None
+    if teacher_output:  # without a label, only the teacher's answer is known
+        targets = torch.where(targets.isnan(), teacher_output.probabilities, targets)
+    logits, teacher_loss = training.objective(photos, side, teacher_output)
     smoothing = params.label_smoothing
     loss = label_loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-    if seen:
+    if teacher_output:
         share = params.teacher_labels
-        teacher_label_loss = F.cross_entropy(logits, seen.probabilities)
+        teacher_label_loss = F.cross_entropy(logits, teacher_output.probabilities)
         loss = (1 - share) * label_loss + share * teacher_label_loss
     loss = loss + teacher_loss
     training.optimizer.zero_grad()
@@ -151,9 +150,9 @@ def train_one_step(
 def update_average(average: AveragedModel, model: SimpleCNN, decay: float) -> None:
     """Move the average of weights and statistics towards those of `model`, faster at first.
 
-    AveragedModel's own update waits for a GPU twice a step.
+    The update of AveragedModel itself waits for a GPU twice per step.
     """
-    updates = int(average.n_averaged)  # on the processor
+    updates = int(average.n_averaged)  # on the CPU
     share = min(decay, (1 + updates) / (10 + updates)) if updates else 0.0
     old, new = (list(m.state_dict().values()) for m in (average.module, model))
     real = [number for number, tensor in enumerate(new) if tensor.is_floating_point()]
@@ -164,47 +163,49 @@ def update_average(average: AveragedModel, model: SimpleCNN, decay: float) -> No
 
 
 class Objective(nn.Module):
-    """The model, with what the teacher asks of its maps and embedding."""
+    """The student: the model, with heads that predict the teacher's maps and features."""
 
-    def __init__(self, model: SimpleCNN, pupil: nn.ModuleDict, params: TrainParams) -> None:
+    def __init__(self, model: SimpleCNN, student_heads: nn.ModuleDict, params: TrainParams) -> None:
         super().__init__()
-        self.model, self.pupil, self.params = model, pupil, params
+        self.model, self.student_heads, self.params = model, student_heads, params
 
     def forward(
-        self, photos: torch.Tensor, side: int, seen: Seen | None
+        self, photos: torch.Tensor, side: int, target: TeacherOutput | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits (N, classes) of photos (N, 3, 224, 224), 0 to 255, and `teacher_loss`, or 0."""
+        """Logits (N, classes) of photos (N, 3, 224, 224), 0 to 255, and `teacher_loss` or 0."""
         params, model = self.params, self.model
         with autocast(photos.device):
             photos = resized(normalise(photos, params.mean, params.std), side)
             maps = resized(model.maps(photos), SIDE // 16)
             embedding = model.embed(maps)
             logits = model.fc3(model.dropout(embedding)).float()
-        if seen is None:
+        if target is None:
             return logits, torch.zeros((), device=logits.device)
-        return logits, self.teacher_loss(maps, embedding, seen)
+        return logits, self.teacher_loss(maps, embedding, target)
 
-    def teacher_loss(self, maps: torch.Tensor, embedding: torch.Tensor, seen: Seen) -> torch.Tensor:
-        """Weighted squared error of what the pupil makes of the model's maps and embedding."""
+    def teacher_loss(
+        self, maps: torch.Tensor, embedding: torch.Tensor, target: TeacherOutput
+    ) -> torch.Tensor:
+        """Weighted squared error of the student heads' predictions from maps and embedding."""
         with autocast(maps.device):
-            known_maps = self.pupil["maps"](maps).float()
-            known_features = self.pupil["features"](embedding).float()
+            student_maps = self.student_heads["maps"](maps).float()
+            student_features = self.student_heads["features"](embedding).float()
         params = self.params
-        maps_loss = F.mse_loss(known_maps, seen.maps)
-        features_loss = F.mse_loss(known_features, seen.features)
+        maps_loss = F.mse_loss(student_maps, target.maps)
+        features_loss = F.mse_loss(student_features, target.features)
         return params.teacher_maps * maps_loss + params.teacher_features * features_loss
 
 
 def resized(pictures: torch.Tensor, side: int) -> torch.Tensor:
-    """(N, C, side, side); the same tensor where that is its size."""
+    """Pictures resized to (N, C, side, side); the same tensor if it has this size."""
     if pictures.shape[-1] == side:
         return pictures
-    shrinks = pictures.shape[-1] > side  # without, to enlarge is the same and takes half the time
+    shrinks = pictures.shape[-1] > side  # enlarging without it is the same and takes half the time
     return F.interpolate(pictures.float(), (side, side), mode="bilinear", antialias=shrinks)
 
 
 def batch_size(split: Split, params: TrainParams) -> int:
-    """Photos a step and process: the parameter, or the whole split where that is smaller."""
+    """Photos per step and process: the parameter, or the whole split if that is smaller."""
     return min(params.batch_size, len(split) // world_size())
 
 

@@ -2,8 +2,8 @@
 
 python -m training evaluate runs/train
 
-Meant for a run that is to be released: while parameters are being chosen, compare runs by the
-validation accuracy that `train` prints, so that the test split stays unseen.
+Use it only for a run that you want to release. To choose parameters, compare runs by the validation
+accuracy that `train` prints, so that the test split stays unseen.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ import torch
 from handler.integrity import sha256_of
 from handler.photo import SIDE
 from training.checkpoint import BEST, CARD, read_run
-from training.dataset import Split, excluded_photos, photos_of_each
+from training.dataset import FOREIGN, Split, excluded_photos, photos_of_each
+from training.devices import CPU
 from training.drift import reference
-from training.errors import UsageError
-from training.figures import certain_threshold, confidences, fit_temperature, reliability
-from training.files import write_json
-from training.hardware import CPU
-from training.measure import figures_of_kinds, half_precision_cost, measure
-from training.model import strangeness
-from training.outputs import Outputs, split_outputs
+from training.files import UsageError, write_json
+from training.inference import Outputs, activation_ranges, split_outputs
+from training.measure import half_precision_cost, measure, validation_metrics
+from training.metrics import certain_threshold, confidences, fit_temperature, reliability
+from training.model import ood_score
 from training.params import EvaluateParams, Params, TrainParams, photos_in_epoch
 from training.plots import plot_confusion, plot_reliability
-from training.predict import load_handler
-from training.ranges import activation_ranges
-from training.weights import FOREIGN, UNRELEASED, checked_network
+from training.predict import load_predictor
+from training.weights import UNRELEASED, checked_network
 
-METRICS = "metrics.json"  # the chief numbers of best.json
+METRICS = "metrics.json"  # the most important metrics of best.json
 
 
 def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU) -> dict[str, Any]:
-    """Write best.json, metrics.json and two plots into `run`; return what the first holds.
+    """Write best.json, metrics.json and two plots into `run`; return the content of best.json.
 
-    Raises UsageError when the run has no weights or was trained on other photos than the index.
+    Raises UsageError if the run has no weights, or was trained on other photos than the index.
     """
     about, train_params, state = read_run(run)
     validation, test = Split(index, "validation"), Split(index, "test")
     if about["photos_sha256"] != test.photos_sha256:
-        raise UsageError(f"{run}: was trained on other photos or splits than {index}")
+        raise UsageError(
+            f"{run}: was trained on other photos or splits than {index}; name their --index"
+        )
     about = counted(about, index, train_params)
     network = checked_network(run / BEST, state, len(test.classes)).to(device)
     of_validation = split_outputs(network, validation, train_params, exact=True)
@@ -61,25 +61,25 @@ def evaluate(index: Path, run: Path, params: Params, device: torch.device = CPU)
         ),
         "sha256": sha256_of(run / BEST),
     }
-    handler, _ = load_handler(run / BEST, card)
-    card["figures"] = {
-        **figures_of_kinds(handler, validation, of_validation),
+    predictor = load_predictor(run / BEST, card)
+    card["metrics"] = {
+        **validation_metrics(predictor, validation, of_validation),
         "half_precision": half_precision_cost(run, validation, train_params, device),
-        **measure(handler, test, of_test),
+        **measure(predictor, test, of_test),
     }
-    card |= {"training": about, "params": told(params)}
+    card |= {"training": about, "params": card_params(params)}
     write_json(run / CARD, card)
-    write_json(run / METRICS, chief_figures(card))
-    plot_confusion(card["figures"]["test"]["confusion"], test.classes, run / "confusion.png")
+    write_json(run / METRICS, chief_metrics(card))
+    plot_confusion(card["metrics"]["test"]["confusion"], test.classes, run / "confusion.png")
     plot_calibration(of_test, card["temperature"], run / "reliability.png")
     return card
 
 
 def counted(about: dict[str, Any], index: Path, params: TrainParams) -> dict[str, Any]:
-    """`about` with the number of photos that were trained on of each source.
+    """`about` with the number of training photos per source.
 
-    Runs of an earlier version didn't count them, and computed their duration as if each epoch took
-    all photos. Nothing is added where other photos are excluded now than in training.
+    Runs of an earlier version didn't count them, and computed their duration as if each epoch used
+    all photos. Nothing is added if training excluded other photos than `params` do now.
     """
     if "sources" in about:
         return about
@@ -94,31 +94,37 @@ def counted(about: dict[str, Any], index: Path, params: TrainParams) -> dict[str
 
 
 def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[str, Any]:
-    """What tells the handler how far to trust the network, from its outputs for `split`.
+    """Temperature, threshold, OOD score and drift reference, from the outputs for `split`.
 
-    Foreign photos, where there are any, weigh as much as all others.
+    Foreign photos, if any, have half of the total weight. The threshold of `certain` reaches its
+    accuracy on foreign photos and on the others.
     """
     rows = split.half_and_half()
     outputs = Outputs(*(values[rows] for values in outputs))
-    usual = (outputs.averages.mean(0).tolist(), outputs.averages.std(0).clamp_min(1e-6).tolist())
-    strange = strangeness(outputs.averages, *usual).numpy()
-    limit = float(np.quantile(strange, params.familiar_share))
-    familiar = strange <= limit
+    means = outputs.averages.mean(0).tolist()
+    deviations = outputs.averages.std(0).clamp_min(1e-6).tolist()
+    scores = ood_score(outputs.averages, means, deviations).numpy()
+    limit = float(np.quantile(scores, params.in_distribution_share))
+    in_distribution = scores <= limit
     temperature = fit_temperature(outputs.logits, outputs.labels)
     calibrated = outputs.logits / temperature
     confidence, right = confidences(calibrated, outputs.labels)
+    foreign = split.foreign[rows]
+    kinds = [foreign & in_distribution, ~foreign & in_distribution]
     return {
         "temperature": temperature,
-        "threshold": certain_threshold(
-            confidence[familiar], right[familiar], params.certain_accuracy
+        "threshold": max(
+            certain_threshold(confidence[kind], right[kind], params.certain_accuracy)
+            for kind in kinds
+            if kind.any()
         ),
-        "strangeness": {"means": usual[0], "deviations": usual[1], "limit": limit},
+        "ood_score": {"means": means, "deviations": deviations, "limit": limit},
         "reference": reference(split, rows, confidence, calibrated.argmax(1).tolist()),
     }
 
 
-def told(params: Params) -> dict[str, Any]:
-    """The parameters that the model card tells, beside those of training."""
+def card_params(params: Params) -> dict[str, Any]:
+    """The parameters for the model card, besides those of training."""
     return {
         "data": {"about": params.data.about, "limits": params.data.limits},
         "prepare": asdict(params.prepare),
@@ -126,9 +132,9 @@ def told(params: Params) -> dict[str, Any]:
     }
 
 
-def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of a card that one compares between runs."""
-    measured = card["figures"]
+def chief_metrics(card: dict[str, Any]) -> dict[str, Any]:
+    """The metrics by which runs are compared."""
+    measured = card["metrics"]
     names = ("accuracy", "roc_auc", "cross_entropy", "calibration_error", "certain_share")
     splits = [name for name in ("validation", FOREIGN, "test") if name in measured]
     return {split: {name: measured[split][name] for name in names} for split in splits} | {
@@ -137,7 +143,7 @@ def chief_figures(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def plot_calibration(outputs: Outputs, temperature: float, picture: Path) -> None:
-    """Draw the reliability of `outputs`, before and after the temperature."""
+    """Draw the reliability diagram of `outputs`, without and with the temperature."""
     logits, labels = outputs.logits, outputs.labels
     bins = {
         "as trained": reliability(*confidences(logits, labels)),
@@ -146,20 +152,20 @@ def plot_calibration(outputs: Outputs, temperature: float, picture: Path) -> Non
     plot_reliability(bins, logits.shape[1], picture)
 
 
-def doubt(test: dict[str, Any]) -> str | None:
-    """What to say of a model that may as well guess, for all that the test photos tell."""
+def guessing_warning(test: dict[str, Any]) -> str | None:
+    """A warning if the test photos don't show that the model beats guessing; else None."""
     name, row = max(test["classes"].items(), key=lambda item: item[1]["photos"])
     share = row["photos"] / test["photos"]
     if test["accuracy_interval"][0] > share:
         return None
     return (
-        f"no better than guessing: `{name}` for each photo is right in {share:.1%}; "
-        "try more photos, more epochs, or --finetune models/catsdogs.pt (START= of make train)"
+        f"no better than guessing: `{name}` for each photo has an accuracy of {share:.1%}; "
+        "try more photos, more epochs, or --finetune models/catsdogs.pt (START= with make train)"
     )
 
 
-def format_figures(test: dict[str, Any]) -> str:
-    """The figures of `figures` as lines for a terminal."""
+def format_metrics(test: dict[str, Any]) -> str:
+    """The result of `classification_metrics`, as lines for a terminal."""
     low, high = test["accuracy_interval"]
     lines = [
         f"{'':12}{'precision':>10}{'recall':>10}{'F1':>10}{'photos':>10}",
@@ -167,13 +173,13 @@ def format_figures(test: dict[str, Any]) -> str:
             f"{name:12}{row['precision']:10.4f}{row['recall']:10.4f}{row['f1']:10.4f}{row['photos']:10}"
             for name, row in test["classes"].items()
         ),
-        "confusion (rows: true, columns: called)",
+        "confusion matrix (rows: true, columns: predicted)",
         *(
             f"{name:12}" + "".join(f"{count:10}" for count in row)
             for name, row in zip(test["classes"], test["confusion"], strict=True)
         ),
         f"accuracy {test['accuracy']:.4f} on {test['photos']} test photos, "
-        f"95 % interval {low:.4f} to {high:.4f}",
-        f"certain about {test['certain_share']:.1%} of them",
+        f"95 % CI {low:.4f} to {high:.4f}",
+        f"marked certain: {test['certain_share']:.1%}",
     ]
     return "\n".join(lines)

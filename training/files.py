@@ -1,60 +1,65 @@
-"""Files written as a whole or not at all, and read with errors that name them."""
+"""Atomic file writing and reading, and the error that the command line prints in one line."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from training.errors import UsageError, one_line
+from files.atomic import write_atomically
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a file beside `path`, then rename it: a reader never sees half of it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        write(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+class UsageError(Exception):
+    """Wrong input from the user. The message says what is wrong, then what to do."""
+
+
+def one_line(error: Exception) -> str:
+    """The error's message on one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` to `path` as JSON, as a whole or not at all."""
+    """Write `content` to `path` as JSON, atomically."""
     write_atomically(path, lambda partial: partial.write_text(json.dumps(content, indent=2) + "\n"))
 
 
-def read_json(path: Path, keys: set[str]) -> dict[str, Any]:
-    """The mapping in `path`. Raises UsageError when it can't be read or lacks one of `keys`."""
+def read_json(
+    path: Path, keys: set[str], rename: Callable[[Any], Any] = lambda content: content
+) -> dict[str, Any]:
+    """The JSON object in `path`, with keys renamed by `rename`.
+
+    Raises UsageError if it can't be read or lacks one of `keys`.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = rename(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
+        raise UsageError(f"{path}: can't be read: {one_line(error)}; restore it") from error
     if not isinstance(content, dict) or not keys <= content.keys():
-        raise UsageError(f"{path}: needs {', '.join(sorted(keys))}")
+        raise UsageError(f"{path}: needs {', '.join(sorted(keys))}; restore it")
     return content
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Wait until no other process is inside `locked(path)`; the empty file `path` stays."""
+    """Wait until no other process holds this lock. The empty file `path` remains."""
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def load_torch(path: Path) -> Any:
-    """What torch.save wrote to `path`, on the CPU; code in it is not run.
+    """The content that torch.save wrote to `path`, on the CPU, without running code in it.
 
     Raises UsageError for any other file.
     """
-    import torch  # here, since who writes a table doesn't want to wait for it
+    import torch  # slow to import, and not needed to write a table
 
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # an untrusted file makes torch.load raise nearly anything
-        raise UsageError(f"{path}: not written by this program: {one_line(error)}") from error
+    except Exception as error:  # torch.load raises nearly anything for a broken file
+        raise UsageError(
+            f"{path}: not a PyTorch file of tensors: {one_line(error)}; name another"
+        ) from error

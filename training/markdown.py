@@ -1,4 +1,4 @@
-"""Markdown that programs write: tables, wrapped paragraphs, and the marks that they go between."""
+"""Write Markdown: tables, wrapped paragraphs, and text between two marks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from training.files import write_atomically
+from files.atomic import write_atomically
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -19,20 +19,20 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def wrapped(text: str) -> str:
-    """`text` with its paragraphs broken anew at 100 columns; tables, lists and headings stay."""
+    """`text` with paragraphs wrapped at 100 columns; tables, lists and headings stay."""
     blocks = text.split("\n\n")
     return "\n\n".join(
         block
-        if block.startswith(("|", "#", "1. "))
+        if block.startswith(("|", "#", "1. ", "- "))
         else textwrap.fill(block, 100, break_long_words=False, break_on_hyphens=False)
         for block in blocks
     )
 
 
 def write_between_marks(path: Path, name: str, text: str) -> bool:
-    """Replace what lies between the marks <!-- NAME --> and <!-- end of NAME --> in `path`.
+    """Replace the text between the marks <!-- NAME --> and <!-- end of NAME --> in `path`.
 
-    A file that is missing or lacks the marks stays as it is; whether it was written.
+    Return whether it was written: a file that is missing or lacks the marks stays as it is.
     """
     start, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
     if not path.is_file() or start not in (whole := path.read_text()) or end not in whole:

@@ -1,4 +1,8 @@
-"""The figures of the model card: how good the answers of a calibrated run are."""
+"""The metrics of the model card, for a calibrated run.
+
+They include the share of out-of-distribution pictures that are wrongly marked `certain`. These
+pictures, without a cat or dog, come from installed packages or are generated.
+"""
 
 from __future__ import annotations
 
@@ -7,60 +11,75 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
+import skimage
 import torch
 import torch.nn.functional as F
+from PIL import Image
+from sklearn.datasets import load_digits, load_sample_images
 
-from handler.catsdogs_handler import CatsDogsHandler
+from handler.photo import SIDE
+from handler.predictor import Predictor
 from training.checkpoint import CHECKPOINT
-from training.dataset import Split
-from training.figures import accuracy_of, agreement, calibration, confidences, figures
+from training.dataset import FOREIGN, Split
 from training.files import load_torch
-from training.model import half_precision, load_network, strangeness
-from training.not_pets import not_pets
-from training.outputs import Outputs, split_logits
+from training.inference import Outputs, split_logits
+from training.metrics import (
+    accuracy_of,
+    agreement,
+    calibration,
+    classification_metrics,
+    confidences,
+)
+from training.model import half_precision, load_network, ood_score
 from training.params import TrainParams
-from training.weights import FOREIGN
+
+PETS = {"chelsea.png"}  # scikit-image's cat
+FORMATS = {".png", ".jpg", ".jpeg"}  # its TIFFs are stacks of slices
+CROPS = 4  # per picture
+TEXTURES = 80
+DIGITS = 40
 
 
-def measure(handler: CatsDogsHandler, split: Split, outputs: Outputs) -> dict[str, Any]:
-    """Figures of the network's `outputs` for the test split, and of what `handler` makes of it."""
-    calibrated = outputs.logits / handler.card["temperature"]
+def measure(predictor: Predictor, split: Split, outputs: Outputs) -> dict[str, Any]:
+    """Metrics of the network's `outputs` for the test split, and of the served predictor."""
+    calibrated = outputs.logits / predictor.card["temperature"]
     _, right = confidences(calibrated, outputs.labels)
-    served = np.concatenate([handler.infer(photos)[0] for photos in blocks(split)])
+    served = np.concatenate([predictor.infer(photos)[0] for photos in blocks(split)])
     return {
-        "test": split_figures(handler, outputs),
+        "test": split_metrics(predictor, outputs),
         "uncalibrated": calibration(outputs.logits, outputs.labels),
         "slices": {name: accuracy_of(right[rows]) for name, rows in slices(split).items()},
         "served": {
             **agreement(served, F.softmax(calibrated, dim=1).numpy()),
             "accuracy": float((served.argmax(1) == outputs.labels.numpy()).mean()),
-            "backend": handler.backend,
+            "backend": predictor.backend,
         },
-        "not_a_pet": not_a_pet(handler),
+        "not_a_pet": not_a_pet(predictor),
     }
 
 
-def split_figures(handler: CatsDogsHandler, outputs: Outputs) -> dict[str, Any]:
-    """`figures` of the network's `outputs`, calibrated and called certain as `handler` does it."""
-    usual = handler.card["strangeness"]
-    strange = strangeness(outputs.averages, usual["means"], usual["deviations"]).numpy()
-    calibrated = outputs.logits / handler.card["temperature"]
+def split_metrics(predictor: Predictor, outputs: Outputs) -> dict[str, Any]:
+    """Metrics of the network's `outputs`, calibrated and marked certain as in answers."""
+    known = predictor.card["ood_score"]
+    scores = ood_score(outputs.averages, known["means"], known["deviations"]).numpy()
+    calibrated = outputs.logits / predictor.card["temperature"]
     confidence, _ = confidences(calibrated, outputs.labels)
-    certain = handler.certain(confidence, strange)
-    return figures(calibrated, outputs.labels, handler.classes, certain)
+    certain = predictor.certain(confidence, scores)
+    return classification_metrics(calibrated, outputs.labels, predictor.classes, certain)
 
 
-def figures_of_kinds(
-    handler: CatsDogsHandler, split: Split, outputs: Outputs
+def validation_metrics(
+    predictor: Predictor, split: Split, outputs: Outputs
 ) -> dict[str, dict[str, Any]]:
-    """Figures of the main collection's validation photos, and of the foreign ones with their
-    sources, where there are any."""
+    """Metrics of the validation photos without foreign ones, and of the foreign ones, if any, with
+    accuracy per source."""
     foreign = split.foreign
     kinds = {}
     for name, rows in (("validation", ~foreign), (FOREIGN, foreign)):
         if rows.any():
-            kinds[name] = split_figures(handler, Outputs(*(part[rows] for part in outputs)))
+            kinds[name] = split_metrics(predictor, Outputs(*(part[rows] for part in outputs)))
     if foreign.any():
         right = (outputs.logits.argmax(1) == outputs.labels).numpy()
         sources = np.array(split.sources)
@@ -73,9 +92,9 @@ def figures_of_kinds(
 def half_precision_cost(
     run: Path, split: Split, params: TrainParams, device: torch.device
 ) -> dict[str, Any] | None:
-    """The last epoch's averaged weights in half precision against the same in float32.
+    """The last epoch's averaged weights in half precision, compared with float32.
 
-    None for a run without its checkpoint, which alone has them in float32.
+    None for a run without checkpoint, since only the checkpoint has float32 weights.
     """
     if not (run / CHECKPOINT).is_file():
         return None
@@ -94,13 +113,13 @@ def half_precision_cost(
 
 
 def blocks(split: Split) -> Iterator[list[np.ndarray]]:
-    """All photos of `split` as `decode_photo` gives them, uint8 (224, 224, 3), many at once."""
+    """All photos of `split` in batches, as from `decode_photo`: uint8 (224, 224, 3)."""
     for photos in split.batches():
         yield list(photos.permute(0, 2, 3, 1).numpy())
 
 
 def slices(split: Split) -> dict[str, np.ndarray]:
-    """Masks (N,) of the photos on which such networks are known to be worse."""
+    """Masks (N,) of photos on which such networks are known to perform worse."""
     photos = split.photos
     sides = np.array([(photo.width, photo.height) for photo in photos])
     means = np.array([split.pixels[row].mean((0, 1)) for row in split.rows])
@@ -115,17 +134,65 @@ def slices(split: Split) -> dict[str, np.ndarray]:
     }
 
 
-def not_a_pet(handler: CatsDogsHandler) -> dict[str, Any]:
-    """How many pictures that show no pet the model is certain about, by group and in all."""
+def not_a_pet(predictor: Predictor) -> dict[str, Any]:
+    """The share of pictures without a pet that are marked certain, by group and overall."""
     groups = defaultdict(list)
     for group, picture in not_pets():
         groups[group].append(picture)
     certain = {}
     for group, pictures in groups.items():
-        probabilities, strange = handler.infer(pictures)
-        certain[group] = handler.certain(probabilities.max(axis=1), strange)
+        probabilities, scores = predictor.infer(pictures)
+        certain[group] = predictor.certain(probabilities.max(axis=1), scores)
     certain["all"] = np.concatenate(list(certain.values()))
     return {
         group: {"pictures": len(mask), "certain_share": float(mask.mean())}
         for group, mask in certain.items()
     }
+
+
+def not_pets() -> Iterator[tuple[str, np.ndarray]]:
+    """(group, picture uint8 (224, 224, 3)); always the same pictures."""
+    random = np.random.default_rng(0)
+    for picture in whole_pictures():
+        yield "pictures of packages", squashed(picture)
+    for picture in whole_pictures():
+        for _ in range(CROPS):
+            yield "parts of these", squashed(crop(picture, random))
+    for digit in load_digits().images[:DIGITS]:
+        yield "handwritten digits", squashed(Image.fromarray((255 - digit * 15.9).astype(np.uint8)))
+    for _ in range(TEXTURES):
+        yield "made textures", squashed(texture(random))
+
+
+def whole_pictures() -> Iterator[Image.Image]:
+    """The pictures in scikit-image, scikit-learn and matplotlib, without the cat."""
+    folders = (Path(skimage.__file__).parent / "data", Path(matplotlib.get_data_path()))
+    for file in sorted(path for folder in folders for path in folder.rglob("*.*")):
+        if file.suffix.lower() in FORMATS and file.name not in PETS:
+            with Image.open(file) as picture:
+                if min(picture.size) >= 64:  # not an icon
+                    yield picture.convert("RGB")
+    for pixels in load_sample_images().images:
+        yield Image.fromarray(pixels)
+
+
+def crop(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    """A random square, with a third to two thirds of the picture's shorter side."""
+    side = int(min(picture.size) * random.uniform(0.33, 0.67))
+    left, top = (int(random.integers(0, size - side + 1)) for size in picture.size)
+    return picture.crop((left, top, left + side, top + side))
+
+
+def texture(random: np.random.Generator) -> Image.Image:
+    """Noise at a random scale, coloured; from static over clouds to nearly plain."""
+    cells = int(2 ** random.uniform(0.5, 7.5))
+    noise = Image.fromarray(random.integers(0, 256, (cells, cells, 3), np.uint8))
+    cloud = np.asarray(noise.resize((SIDE, SIDE), Image.Resampling.BICUBIC), np.float32)
+    tint, low = random.uniform(0.3, 1, 3), random.uniform(0, 80)
+    return Image.fromarray((low + cloud * tint * (1 - low / 255)).clip(0, 255).astype(np.uint8))
+
+
+def squashed(picture: Image.Image) -> np.ndarray:
+    """uint8 (224, 224, 3), resized as `decode_photo` does it."""
+    resized = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2)
+    return np.asarray(resized)

@@ -1,7 +1,7 @@
-"""The network, and the classifier around it that is served.
+"""The network, and the classifier that is served.
 
-SimpleCNN has four convolutions and three linear layers; Classifier adds what turns pixels into its
-input and its logits into probabilities; CautiousClassifier adds what makes it doubt a photo.
+SimpleCNN has four convolutions and three linear layers. Classifier adds normalisation and a softmax
+with temperature. CautiousClassifier adds an out-of-distribution (OOD) score.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import nn
 
 State = dict[str, torch.Tensor]
-Usual = tuple[Sequence[float], Sequence[float]]  # means and deviations of the maps' averages
+InDistribution = tuple[
+    Sequence[float], Sequence[float]
+]  # means and deviations of the maps' averages
 
 
 class SimpleCNN(nn.Module):
@@ -44,8 +46,8 @@ class SimpleCNN(nn.Module):
         return self.head(self.maps(photos))
 
     def maps(self, photos: torch.Tensor) -> torch.Tensor:
-        """What the convolutions make of photos: (N, 256, 14, 14)."""
-        # Pooling before ReLU gives the same numbers (both are monotonic), and ReLU then has a
+        """The last feature maps (N, 256, 14, 14) of normalised photos."""
+        # Pooling before ReLU gives the same result, since both are monotonic, and leaves ReLU a
         # quarter of the work: training runs a fifth faster.
         x = F.relu(self.pool(self.bn1(self.conv1(photos))))
         x = F.relu(self.pool(self.bn2(self.conv2(x))))
@@ -58,12 +60,12 @@ class SimpleCNN(nn.Module):
         return logits
 
     def embed(self, maps: torch.Tensor) -> torch.Tensor:
-        """What the linear layers make of the maps, but for the last: (N, 128)."""
+        """The activations (N, 128) before the last linear layer."""
         return F.relu(self.fc2(self.dropout(F.relu(self.fc1(maps.flatten(1))))))
 
 
 class Classifier(nn.Module):
-    """SimpleCNN between normalisation and a softmax with temperature.
+    """SimpleCNN with normalisation before it and a softmax with temperature after it.
 
     `forward` takes decoded photos, uint8 (N, 224, 224, 3), and returns probabilities, float32
     (N, classes): softmax(logits / temperature), after Guo and others 2017.
@@ -87,9 +89,9 @@ class Classifier(nn.Module):
 
 
 class CautiousClassifier(Classifier):
-    """What is served: Classifier that also tells how little a photo is like those it knows.
+    """The served classifier, which also returns an out-of-distribution (OOD) score.
 
-    `forward` returns probabilities (N, classes) and strangeness (N,), both float32.
+    `forward` returns probabilities (N, classes) and OOD scores (N,), both float32.
     """
 
     def __init__(
@@ -98,25 +100,25 @@ class CautiousClassifier(Classifier):
         mean: Sequence[float],
         std: Sequence[float],
         temperature: float,
-        usual: Usual,
+        in_distribution: InDistribution,
     ) -> None:
         super().__init__(network, mean, std, temperature)
-        self.usual = usual
+        self.in_distribution = in_distribution
 
     def forward(  # type: ignore[override]
         self, pixels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         maps = self.maps(pixels)
-        return self.probabilities(maps), strangeness(maps.mean((2, 3)), *self.usual)
+        return self.probabilities(maps), ood_score(maps.mean((2, 3)), *self.in_distribution)
 
 
-def strangeness(
+def ood_score(
     averages: torch.Tensor, means: Sequence[float], deviations: Sequence[float]
 ) -> torch.Tensor:
-    """How far averages (N, 256) of the last maps lie from their means over the usual photos, (N,).
+    """Distance (N,) of averages (N, 256) of the last maps from their means over validation photos.
 
-    The mean over the maps of the squared distance in standard deviations, so about 1 for a usual
-    photo: Mahalanobis' distance, as Lee and others 2018 use it, without the covariances.
+    It is the mean over the maps of the squared distance in standard deviations, about 1 for
+    in-distribution photos: the Mahalanobis distance of Lee and others 2018, without covariances.
     """
     device = averages.device
     offset, scale = (torch.tensor(row, device=device) for row in (means, deviations))
@@ -124,7 +126,7 @@ def strangeness(
 
 
 def normalise(photos: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """uint8 photos (N, 3, 224, 224) as the network takes them: (photo / 255 - mean) / std."""
+    """Normalise uint8 photos (N, 3, 224, 224): (photo / 255 - mean) / std, as float32."""
     offset = 255 * torch.tensor(mean, device=photos.device).view(3, 1, 1)
     scale = 255 * torch.tensor(std, device=photos.device).view(3, 1, 1)
     return (photos.float() - offset) / scale
@@ -133,7 +135,7 @@ def normalise(photos: torch.Tensor, mean: Sequence[float], std: Sequence[float])
 def load_network(state: State, classes: int) -> SimpleCNN:
     """A SimpleCNN in evaluation mode with the weights of `state`, half precision or float32.
 
-    Raises RuntimeError, naming the tensors, when a name or shape is missing, unknown or wrong.
+    Raises RuntimeError, naming the tensors, for missing or unknown names and wrong shapes.
     """
     network = SimpleCNN(classes)
     network.load_state_dict(state, strict=True)
@@ -141,25 +143,25 @@ def load_network(state: State, classes: int) -> SimpleCNN:
 
 
 def load_classifier(weights: Path, card: dict[str, Any]) -> CautiousClassifier:
-    """What is served, from a state dict and the JSON file that describes it."""
+    """The served classifier, from a state dict and its JSON file."""
     state = torch.load(weights, map_location="cpu", weights_only=True)
-    strange = card["strangeness"]
+    known = card["ood_score"]
     return CautiousClassifier(
         load_network(state, len(card["classes"])),
         card["mean"],
         card["std"],
         card["temperature"],
-        (strange["means"], strange["deviations"]),
+        (known["means"], known["deviations"]),
     )
 
 
 def count_parameters(classes: int) -> int:
-    """How many numbers SimpleCNN learns."""
+    """The number of SimpleCNN's parameters."""
     with torch.device("meta"):  # takes no memory
         return sum(weight.numel() for weight in SimpleCNN(classes).parameters())
 
 
 def half_precision(state: State) -> State:
-    """The released form of a state dict, on the CPU: float16 where it was float32."""
+    """A state dict as released: on the CPU, with float16 instead of float32."""
     on_cpu = {name: tensor.cpu() for name, tensor in state.items()}
     return {name: t.half() if t.is_floating_point() else t for name, t in on_cpu.items()}

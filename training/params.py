@@ -1,4 +1,4 @@
-"""What `params.yaml` holds as frozen dataclasses, one a section."""
+"""The content of `params.yaml`, as one frozen dataclass per section."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from training.errors import UsageError, one_line
+from training.compat import PARAMS, renamed
+from training.files import UsageError, one_line
 
 
 def within(low: float, high: float) -> dict[str, tuple[float, float]]:
-    """Metadata of a field: the least and the most that a number may be, or each of three."""
+    """Metadata of a field: the minimum and maximum of a number, or of each number in a list."""
     return {"range": (low, high)}
 
 
 @dataclass(frozen=True)
 class DataParams:
     folder: str
-    classes: list[str]  # folders to take; of none, all
+    classes: list[str]  # folders to use; empty: all
     about: str  # where the photos come from, for the model card
-    limits: str  # what a model of them can't be expected to know, likewise
+    limits: str  # what a model trained on them can't know, for the model card
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,19 @@ class PrepareParams:
     test_share: float = field(metadata=within(0.01, 0.4))
     minimum_side: int = field(metadata=within(1, 10_000))
     look_alike_distance: int = field(metadata=within(0, 32))
-    validation_sources: list[str]  # that go to validation as a whole
+    validation_sources: list[str]  # sources that go to validation as a whole
 
 
 @dataclass(frozen=True)
 class TeachParams:
     regularisation: float = field(metadata=within(1e-9, 1e9))
-    disputed_probability: float = field(metadata=within(0, 1))
+    label_issue_probability: float = field(metadata=within(0, 1))
     head_photos: int = field(metadata=within(10, 1_000_000))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainParams:
-    """A number with a default is younger than some runs, which go on and are read with it."""
+    """Fields with a default are newer than some runs, which are read and resumed with it."""
 
     seed: int = field(metadata=within(0, 1_000_000_000))
     excluded: str
@@ -81,7 +82,7 @@ class TrainParams:
     std: list[float] = field(metadata=within(0.001, 1))
 
     @property
-    def taught(self) -> bool:
+    def uses_teacher(self) -> bool:
         """Whether anything is learned from the teacher."""
         return bool(self.teacher_labels or self.teacher_maps or self.teacher_features)
 
@@ -89,7 +90,7 @@ class TrainParams:
 @dataclass(frozen=True)
 class EvaluateParams:
     certain_accuracy: float = field(metadata=within(0.5, 1))
-    familiar_share: float = field(metadata=within(0.5, 1))
+    in_distribution_share: float = field(metadata=within(0.5, 1))
     range_photos: int = field(metadata=within(1, 10_000_000))
 
 
@@ -103,7 +104,7 @@ class Params:
     evaluate: EvaluateParams
 
 
-# What YAML may give for each type of field.
+# The Python types that YAML may give for each type of field.
 TYPES = {
     "str": (str,),
     "int": (int,),
@@ -119,15 +120,15 @@ def photos_in_epoch(photos: int, epoch_photos: int) -> int:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read `path`. What its section finetune doesn't name is as in section train.
+    """Read `path`. Values missing in section finetune are those of section train.
 
-    Raises UsageError for a file that can't be read, and for a key that is missing or unknown or
-    whose value has the wrong type or lies outside its range.
+    Raises UsageError for an unreadable file, a missing or unknown key, and a value of the wrong
+    type or outside its range.
     """
     try:
-        sections = yaml.safe_load(path.read_text())
+        sections = renamed(yaml.safe_load(path.read_text()), PARAMS)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: can't be read: {one_line(error)}") from error
+        raise UsageError(f"{path}: can't be read: {one_line(error)}; fix the file") from error
     _check_keys(sections, Params, str(path))
     if all(isinstance(sections[name], dict) for name in ("train", "finetune")):
         _check_known(sections["finetune"], TrainParams, f"{path}, section finetune")
@@ -155,24 +156,24 @@ def _check_value(known: Field[Any], value: Any, where: str) -> None:
         return
     numbers = value if isinstance(value, list) else [value]
     if isinstance(value, list) and len(value) != 3:
-        raise UsageError(f"{where}: {name} has {len(value)} numbers; give one for each channel")
+        raise UsageError(f"{where}: {name} has {len(value)} numbers; give 3, one per channel")
     low, high = known.metadata["range"]
     for number in numbers:
         if type(number) not in TYPES["float"] or not low <= number <= high:
-            raise UsageError(f"{where}: {name} is {value!r}; keep it from {low} to {high}")
+            raise UsageError(f"{where}: {name} is {value!r}; give a number from {low} to {high}")
 
 
 def _check_keys(values: Any, kind: type, where: str) -> None:
     if not isinstance(values, dict):
-        raise UsageError(f"{where}: not a mapping")
+        raise UsageError(f"{where}: not a mapping; write one `key: value` per line")
     _check_known(values, kind, where)
     known = {entry.name for entry in fields(kind)}
     if missing := sorted(known - values.keys()):
-        raise UsageError(f"{where}: {missing[0]!r} is missing")
+        raise UsageError(f"{where}: {missing[0]!r} is missing; add it")
 
 
 def _check_known(values: dict[str, Any], kind: type, where: str) -> None:
     known = {entry.name for entry in fields(kind)}
     if unknown := sorted(map(str, values.keys() - known)):
         names = ", ".join(sorted(known))
-        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known are {names}")
+        raise UsageError(f"{where}: unknown key {unknown[0]!r}; known keys are {names}")

@@ -1,4 +1,4 @@
-"""Pictures of a run: loss curve, confusion matrix, reliability diagram, worst mistakes."""
+"""Plots of a run: loss curve, confusion matrix, reliability diagram, worst mistakes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from training.files import write_atomically
+from files.atomic import write_atomically
 
 
 def save(figure: Figure, picture: Path) -> None:
@@ -22,7 +22,7 @@ def plot_history(history: Path, picture: Path) -> None:
     rows = np.atleast_1d(np.genfromtxt(history, delimiter=",", names=True))
     figure = Figure(figsize=(10, 4), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        axes.plot(rows["epoch"], rows[name], label="training, photos changed at random")
+        axes.plot(rows["epoch"], rows[name], label="training, augmented")
         axes.plot(rows["epoch"], rows[f"validation_{name}"], label="validation, averaged weights")
         axes.set(xlabel="epoch", ylabel=name)
         axes.grid(alpha=0.3)
@@ -39,10 +39,10 @@ def plot_confusion(confusion: list[list[int]], classes: Sequence[str], picture: 
 
 
 def plot_reliability(bins: dict[str, list[dict[str, Any]]], classes: int, picture: Path) -> None:
-    """Draw accuracy over confidence, a line for each entry of `bins`."""
+    """Draw accuracy against confidence, one line per entry of `bins`."""
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.subplots()
-    least = 1 / classes  # that the highest of so many probabilities can be
+    least = 1 / classes  # the lowest possible value of the highest probability
     axes.plot([least, 1], [least, 1], color="grey", linestyle=":", label="perfect")
     for name, rows in bins.items():
         axes.plot(
@@ -58,7 +58,7 @@ def plot_reliability(bins: dict[str, list[dict[str, Any]]], classes: int, pictur
 
 
 def plot_mistakes(photos: Sequence[np.ndarray], titles: Sequence[str], picture: Path) -> None:
-    """A contact sheet of photos, each uint8 (H, W, 3), five in a row."""
+    """Draw a contact sheet of photos, each uint8 (H, W, 3), five per row."""
     rows = -(-len(photos) // 5) or 1
     figure = Figure(figsize=(10, 2.3 * rows), layout="constrained")
     for number, axes in enumerate(figure.subplots(rows, 5, squeeze=False).flat):

@@ -1,53 +1,33 @@
-"""Photos into training, validation and test, look-alikes never parted."""
+"""Split photos into training, validation and test; look-alikes stay together."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations, count
 
 import numpy as np
 
+from training.dataset import Photo
 from training.params import PrepareParams
 
 SPLITS = ("train", "validation", "test")
-FEWEST = {"train": 2, "validation": 1, "test": 1}  # photos of a class; `teach` halves the first
-FIRST_PAIRS = 8  # of each photo in a bucket, before those that have been found alike are left out
-EQUAL_BLOCKS = 3  # that two hashes must share to be compared: keys of 21 bits at a distance of 6
-
-
-@dataclass(frozen=True, slots=True)  # a million of them take 0.5 GB
-class Photo:
-    """One row of photos.csv."""
-
-    path: str  # relative to the data folder; where there were several, their names come first
-    label: str  # "" of a photo without one
-    bytes: int
-    width: int
-    height: int
-    sha256: str
-    orientation: int  # of EXIF, 1 to 8; 1 is upright
-    perceptual_hash: str  # 64 bits in hexadecimal
-    split: str
-    source: str
-
-    @property
-    def names_source(self) -> bool:
-        """Whether the file's own name does, and not its data folder's."""
-        return self.path.rpartition("/")[2].startswith(f"{self.source}__")
+FEWEST = {"train": 2, "validation": 1, "test": 1}  # photos per class; `teach` needs 2 folds
+FIRST_PAIRS = 8  # per photo in a bucket, before photos already found alike are skipped
+EQUAL_BLOCKS = 3  # that two hashes must share to be compared; with distance 6, keys have 21 bits
 
 
 def split_photos(
     photos: list[Photo], params: PrepareParams, say: Callable[[str], None] = print
 ) -> list[Photo]:
-    """The same photos with their splits: per class, by seeded hash, look-alikes never parted.
+    """The same photos with their splits: per class, by seeded hash, look-alikes together.
 
-    Sources that files name are not parted either. A photo without a label is trained on; its split
-    is "" where it looks like one that is not, or its source validates. The order of `photos`
-    doesn't matter, and further photos move few of the old ones. `say` gets a line for each group of
-    look-alikes that is too large for validation and test.
+    Sources in file names stay together too. Photos without a label go to training; their split is
+    "" if they look like a photo of another split, or their source is in `validation_sources`. The
+    order of `photos` doesn't matter, and adding photos moves few of the others. `say` gets a line
+    for each group of look-alikes that is too large for validation and test.
     """
     split_of = splits_of_labelled([photo for photo in photos if photo.label], params, say)
     if len(split_of) < len(photos):
@@ -81,13 +61,13 @@ def splits_of_labelled(
                 example = min(photo.path for photo in group_photos)
                 say(
                     f"{len(group_photos):,} photos of {label} look like {example}: more than "
-                    "validation or test should hold, so all of them are trained on"
+                    "validation or test should contain, so all of them go to training"
                 )
     return split_of
 
 
 def split_by_source(photos: list[Photo], params: PrepareParams) -> str | None:
-    """The split of look-alikes for their sources' sake; None where the shares decide."""
+    """The split of look-alikes if their sources determine it; None if the shares do."""
     if any(photo.source in params.validation_sources for photo in photos):
         return "validation"
     return "train" if any(photo.names_source for photo in photos) else None
@@ -96,7 +76,7 @@ def split_by_source(photos: list[Photo], params: PrepareParams) -> str | None:
 def splits_of_unlabelled(
     photos: list[Photo], split_of: dict[str, str], params: PrepareParams
 ) -> dict[str, str]:
-    """Of `photos`, with the splits of those that have a label. No other split depends on them."""
+    """The splits of the unlabelled among `photos`, given those of the labelled, by path."""
     groups = look_alikes(photos, params.look_alike_distance)
     held_out = {
         group
@@ -129,17 +109,17 @@ def fill(sizes: list[int], params: PrepareParams) -> list[str]:
 
 
 def shares(total: int, params: PrepareParams) -> dict[str, float]:
-    """How many photos of a class with `total` the splits beside training should get."""
+    """How many of a class's `total` photos validation and test should get."""
     return {"test": params.test_share * total, "validation": params.validation_share * total}
 
 
 def largest_groups(total: int, params: PrepareParams) -> dict[str, float]:
-    """How many look-alikes may go to a split: its share, lest one scene be all that it measures."""
+    """The largest group of look-alikes for a split: its share, so that one scene can't fill it."""
     return {name: max(share, 1) for name, share in shares(total, params).items()}
 
 
 def fewest_photos(params: PrepareParams) -> int:
-    """How many photos of a class, no two alike, are enough for every split."""
+    """How many photos of a class, no two alike, suffice for all splits."""
     return next(n for n in count(1) if Counter(FEWEST) <= Counter(fill([1] * n, params)))
 
 
@@ -152,10 +132,9 @@ def look_alikes(photos: list[Photo], distance: int) -> list[int]:
 
 
 def chains(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """A group number for each of `hashes`, uint64 (N,), no two equal; memory grows with N alone.
+    """A group number for each of `hashes`, uint64 (N,), no two equal; memory grows linearly with N.
 
-    Union-find over the pairs that `candidates` gives, and no others: a million random hashes take
-    seconds.
+    It runs union-find over the pairs from `candidates` only: a million random hashes take seconds.
     """
     parents = np.arange(len(hashes))
 
@@ -170,7 +149,7 @@ def chains(hashes: np.ndarray, distance: int) -> np.ndarray:
             older, newer = sorted(map(root, pair))
             parents[newer] = older
         if near.any():
-            while (parents != parents[parents]).any():  # each points at its root again
+            while (parents != parents[parents]).any():  # until each points to its root
                 parents[:] = parents[parents]
     return parents
 
@@ -178,17 +157,17 @@ def chains(hashes: np.ndarray, distance: int) -> np.ndarray:
 def candidates(
     hashes: np.ndarray, distance: int, groups: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of row numbers, many at a time, among them all that are at most `distance` bits apart.
+    """Pairs of row numbers, in batches; they include all at most `distance` bits apart.
 
-    Of `distance` + 3 blocks of bits such hashes have 3 in common (multi-index hashing; Greene and
-    others 1994, Norouzi and others 2012). Rows whose numbers in `groups` are equal are not paired;
-    it may change between two pairs.
+    Of `distance` + 3 blocks of bits, such hashes share at least 3 (multi-index hashing; Greene and
+    others 1994, Norouzi and others 2012). Rows with equal numbers in `groups` are not paired;
+    `groups` may change between two batches.
     """
     for order, bucket in buckets(hashes, distance):
         size, rows = FIRST_PAIRS, order
         while len(rows):
-            # Each row with what follows its own group in its bucket; now and then sorted anew, so
-            # that thousands of frames of one video are soon one group and cost no pairs.
+            # Pair each row with those after its own group in the bucket. Sort again now and then:
+            # thousands of frames of a video soon form one group and need no more pairs.
             key = bucket << 32 | groups[order]
             by_group = np.argsort(key)
             order, key = order[by_group], key[by_group]
@@ -201,15 +180,15 @@ def candidates(
 
 
 def run_ends(values: np.ndarray) -> np.ndarray:
-    """Of sorted `values` (N,): the number of the first that is larger than each, or N."""
+    """For each of sorted `values` (N,): the index of the first larger one, or N."""
     ends = np.flatnonzero(np.append(values[1:] != values[:-1], True)) + 1
     return np.repeat(ends, np.diff(ends, prepend=0))
 
 
 def buckets(hashes: np.ndarray, distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each choice of 3 blocks: row numbers in the order of these blocks' bits, without those
-    that share them with no other, and the number of each one's bucket, from 0 on."""
-    low = np.uint64(2**32 - 1)  # of the sorted numbers: the row; above it the key
+    """For each choice of 3 blocks: row numbers sorted by the bits of these blocks, without rows
+    that are alone in their bucket; and the bucket number of each, from 0."""
+    low = np.uint64(2**32 - 1)  # in the sorted numbers: the row; the key is above it
     rows = np.arange(len(hashes), dtype=np.uint64)
     edges = np.linspace(0, 64, distance + EQUAL_BLOCKS + 1).round().astype(np.uint64)
     width = np.diff(edges).max()

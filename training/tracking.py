@@ -1,4 +1,4 @@
-"""MLflow at the edge of training: what a run was made with, how it went and what came of it."""
+"""Log runs to MLflow: parameters, progress, plots and weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # else it tells of each table it makes
+os.environ.setdefault(
+    "MLFLOW_LOGGING_LEVEL", "WARNING"
+)  # otherwise it logs each table that it creates
 
 import mlflow
 import numpy as np
@@ -21,24 +23,22 @@ import torch
 import torch.nn.functional as F
 from mlflow.entities import Run
 
-from training.checkpoint import BEST, HISTORY, read_run
+from training.checkpoint import BEST, HISTORY, Log, read_run
 from training.dataset import Split
-from training.errors import UsageError, one_line
-from training.figures import confidences, confusion, reliability
-from training.files import locked
-from training.hardware import CPU
+from training.devices import CPU
+from training.files import UsageError, locked, one_line
+from training.inference import split_logits
+from training.metrics import confidences, confusion, reliability
 from training.model import Classifier, load_network
-from training.outputs import split_logits
 from training.params import TrainParams
 from training.plots import plot_confusion, plot_history, plot_mistakes, plot_reliability
-from training.train import Log
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 EXPERIMENT = "cats-dogs-classification"
 MODEL = "catsdogs"  # in the registry
 CHAMPION = "champion"  # the alias of the version with the highest validation accuracy
-RUN_ID = "mlflow-run-id"  # so that a resumed run goes on in the same MLflow run
+RUN_ID = "mlflow-run-id"  # so that a resumed run continues the same MLflow run
 MISTAKES = 20
 
 
@@ -46,9 +46,9 @@ MISTAKES = 20
 def mlflow_tracker(
     run: Path, index: Path, params: TrainParams, device: torch.device = CPU
 ) -> Iterator[Log]:
-    """A tracker for `train` that logs to MLflow, by default to the SQLite store beside `run`.
+    """A tracker for `train` that logs to MLflow, by default to a SQLite store next to `run`.
 
-    MLFLOW_TRACKING_URI names another store or server. Raises UsageError where it can't be opened.
+    MLFLOW_TRACKING_URI names another store or server. Raises UsageError if it can't be opened.
     """
     open_store(run.parent)
     known = known_run(run, params)
@@ -69,13 +69,13 @@ def mlflow_tracker(
 
         yield log
         if rows or known is None or known.info.status != "FINISHED":
-            log_outcome(run, index, device)  # 160 MB, so not again for a run that was over
+            log_outcome(run, index, device)  # 160 MB, so not again for a finished run
 
 
 def open_store(folder: Path) -> None:
-    """Choose the store, in `folder` by default, and our experiment; make them where missing.
+    """Choose the store, by default in `folder`, and the experiment; create them if missing.
 
-    Raises UsageError where the store can't be opened.
+    Raises UsageError if the store can't be opened.
     """
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
@@ -85,7 +85,7 @@ def open_store(folder: Path) -> None:
                 artifacts = (folder / "mlflow-artifacts").resolve().as_uri()
                 mlflow.create_experiment(EXPERIMENT, artifacts)
             mlflow.set_experiment(EXPERIMENT)
-    except Exception as error:  # of MLflow, SQLAlchemy, alembic or the operating system
+    except Exception as error:  # from MLflow, SQLAlchemy, alembic or the operating system
         raise UsageError(
             f"{mlflow.get_tracking_uri()}: the MLflow store can't be opened: {one_line(error)}; "
             "name another with MLFLOW_TRACKING_URI, or train with --no-mlflow"
@@ -93,16 +93,16 @@ def open_store(folder: Path) -> None:
 
 
 def alone_with_store() -> AbstractContextManager[None]:
-    """A lock on a SQLite store: of two processes that make its tables at once, one fails.
+    """A lock for a SQLite store: if two processes create its tables at once, one fails.
 
-    A server has locks of its own.
+    A server has its own locks.
     """
     kind, _, path = mlflow.get_tracking_uri().partition(":///")
     return locked(Path(f"{path}.lock")) if kind == "sqlite" else nullcontext()
 
 
 def known_run(run: Path, params: TrainParams) -> Run | None:
-    """The MLflow run that `run` was logged to; None where this store has none like it."""
+    """The MLflow run of `run`; None if this store has none with the same parameters."""
     try:
         known = mlflow.get_run((run / RUN_ID).read_text())
     except (FileNotFoundError, mlflow.MlflowException):  # a new run; another store
@@ -112,9 +112,9 @@ def known_run(run: Path, params: TrainParams) -> Run | None:
 
 
 def git_commit() -> str:
-    """The commit of the working tree, with a + when files differ from it; `unknown` without git."""
+    """The commit of the working tree, with a + if files differ; `unknown` without git."""
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
             cwd=Path(__file__).parent,
             capture_output=True,
@@ -123,13 +123,13 @@ def git_commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return told.stdout.strip()
+    return described.stdout.strip()
 
 
 def log_outcome(run: Path, index: Path, device: torch.device) -> None:
-    """Log plots, mistakes on validation and the best weights; register these as a model version.
+    """Log plots, mistakes on validation and the best weights; register the weights as a version.
 
-    The version gets the alias `champion` when none has a higher validation accuracy.
+    The version gets the alias `champion` if none has a higher validation accuracy.
     """
     about, params, state = read_run(run)
     split = Split(index, "validation")
@@ -150,7 +150,7 @@ def log_outcome(run: Path, index: Path, device: torch.device) -> None:
 
 
 def plot_worst_mistakes(split: Split, logits: torch.Tensor, picture: Path) -> None:
-    """A contact sheet of the wrong answers, those first whose label got the lowest probability."""
+    """Draw a contact sheet of wrong answers, lowest probability of the label first."""
     probabilities = F.softmax(logits, dim=1)[range(len(split)), split.labels]
     wrong = logits.argmax(dim=1) != torch.tensor(split.labels)
     worst = [int(n) for n in probabilities.argsort() if wrong[n]][:MISTAKES]
@@ -159,7 +159,7 @@ def plot_worst_mistakes(split: Split, logits: torch.Tensor, picture: Path) -> No
 
 
 def register(model: Classifier, split: Split, accuracy: float) -> None:
-    """Log `model` as a program without Python code in it (torch.export), and as a new version."""
+    """Log `model` as a torch.export program, without Python code, and register a new version."""
     example = np.ascontiguousarray(split.pixels[split.rows[:2]])
     with torch.inference_mode():
         answer = model(torch.from_numpy(example)).numpy()
@@ -175,14 +175,14 @@ def register(model: Classifier, split: Split, accuracy: float) -> None:
 
 
 def make_champion(client: mlflow.MlflowClient, version: str, accuracy: float) -> None:
-    """Make `version` the champion, unless one with a higher validation accuracy is."""
+    """Make `version` the champion, unless the champion has a higher validation accuracy."""
     client.set_model_version_tag(MODEL, version, "validation_accuracy", str(accuracy))
     if accuracy >= champion_accuracy(client):
         client.set_registered_model_alias(MODEL, CHAMPION, version)
 
 
 def champion_accuracy(client: mlflow.MlflowClient) -> float:
-    """Validation accuracy of the registered champion; 0 when there is none."""
+    """Validation accuracy of the champion; 0 if there is none."""
     aliases = client.get_registered_model(MODEL).aliases
     if CHAMPION not in aliases:
         return 0.0

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from testing.repository import REPOSITORY
 from training.archive import archive
-from training.errors import UsageError
-from training.weights import next_version, release
+from training.files import UsageError
+from training.release import next_version, release
 
 
 @pytest.fixture(scope="module")
@@ -24,38 +25,22 @@ def built(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_archive_holds_the_handler_the_weights_and_what_they_import(built: Path) -> None:
+    modules = {f"handler/{path.name}" for path in (REPOSITORY / "handler").glob("*.py")}
     with zipfile.ZipFile(built) as file:
-        assert sorted(file.namelist()) == [
-            "MAR-INF/MANIFEST.json",
-            "catsdogs.json",
-            "catsdogs.pt",
-            "catsdogs_handler.py",
-            "handler/__init__.py",
-            "handler/apart.py",
-            "handler/backend.py",
-            "handler/explain.py",
-            "handler/flat_json.py",
-            "handler/form.py",
-            "handler/gateway.py",
-            "handler/header.py",
-            "handler/integrity.py",
-            "handler/metrics.py",
-            "handler/parts.py",
-            "handler/photo.py",
-            "handler/photo_log.py",
-            "handler/pixels.py",
-            "handler/quantities.py",
-            "handler/request.py",
-            "handler/tiff.py",
-            "handler/unopened.py",
-            "handler/upload.py",
-            "handler/upload_folder.py",
-            "int8/graph.bin",
-            "int8/graph.xml",
-            "model-config.yaml",
-            "training/__init__.py",
-            "training/model.py",
-        ]
+        assert sorted(file.namelist()) == sorted(
+            [
+                "MAR-INF/MANIFEST.json",
+                "catsdogs.json",
+                "catsdogs.pt",
+                "catsdogs_handler.py",
+                "int8/graph.bin",
+                "int8/graph.xml",
+                "model-config.yaml",
+                "training/__init__.py",
+                "training/model.py",
+                *(modules - {"handler/catsdogs_handler.py"}),
+            ]
+        )
         manifest = json.loads(file.read("MAR-INF/MANIFEST.json"))
     assert manifest["model"]["modelName"] == "catsdogs"
     assert manifest["model"]["modelVersion"] == "2.5"
@@ -144,14 +129,16 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_written(
     state = torch.load(weights, weights_only=True)
     torch.save(state, spoiled)
     describe(classes=["ant", "cat", "dog"])
-    refuse(spoiled, output, "not SimpleCNN's state dict.*fc3")
+    refuse(spoiled, output, "not a state dict of SimpleCNN.*fc3")
+    describe(input_size=192)
+    refuse(spoiled, output, r"catsdogs\.json: input_size .* is 192, but photos are decoded to 224")
     torch.save({name: t for name, t in state.items() if name != "fc1.bias"}, spoiled)
     describe()
-    refuse(spoiled, output, "not SimpleCNN's state dict.*fc1.bias")
+    refuse(spoiled, output, "not a state dict of SimpleCNN.*fc1.bias")
     for content in ("text", ""):
         spoiled.write_text(content)
         describe()
-        refuse(spoiled, output, "not written by this program")
+        refuse(spoiled, output, "not a PyTorch file of tensors")
     for card_text in ("{}", "text", "[]"):
         spoiled.with_suffix(".json").write_text(card_text)
         refuse(spoiled, output, r"catsdogs\.json: (needs activation_ranges|can't be read)")
@@ -192,7 +179,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(weights: Path, tmp_path: Path)
     card = json.loads(weights.with_suffix(".json").read_text())
     card["sha256"] = hashlib.sha256(spoiled.read_bytes()).hexdigest()
     spoiled.with_suffix(".json").write_text(json.dumps(card))
-    refuse(spoiled, tmp_path / "store/catsdogs.mar", "not written by this program")
+    refuse(spoiled, tmp_path / "store/catsdogs.mar", "not a PyTorch file of tensors")
     assert not (tmp_path / "ran").exists()
 
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from handler.integrity import sha256_of
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 from training.__main__ import how_to_go_on, main, parser
 from training.checkpoint import BEST, CARD, CHECKPOINT, RUN_FILE
 from training.dataset import Split
@@ -41,7 +41,7 @@ def test_each_command_explains_itself(command: str, capsys: pytest.CaptureFixtur
 def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.packed.check_code", lambda: None)  # it takes seconds each time
+    monkeypatch.setattr("training.archive.check_code", lambda: None)  # it takes seconds each time
     nowhere = tmp_path / "nowhere"
     bad_params = tmp_path / "params.yaml"
     bad_params.write_text("train: 3")
@@ -50,10 +50,10 @@ def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
         ["prepare", "--data", nowhere, "--params", bad_params],
         ["train", "--index", nowhere, "--run", tmp_path / "run"],
         ["train", "--index", nowhere, "--run", tmp_path / "run", "--resume"],
-        ["teach", "--index", nowhere, "--lesson", tmp_path / "lesson"],
+        ["teach", "--index", nowhere, "--teacher-stats", tmp_path / "teacher"],
         ["evaluate", nowhere],
         ["train", "--device", "cuda:99", "--run", tmp_path / "run"],
-        ["teach", "--device", "gpu", "--lesson", tmp_path / "lesson"],
+        ["teach", "--device", "gpu", "--teacher-stats", tmp_path / "teacher"],
         ["evaluate", nowhere, "--device", "cuda:"],
         ["release", nowhere, "--weights", tmp_path / "models/catsdogs.pt"],
         ["archive", "--weights", nowhere, "--output", tmp_path / "store/catsdogs.mar"],
@@ -76,13 +76,13 @@ def test_what_is_to_be_copied_has_the_words_that_were_given_quoted_for_a_shell(
     folder = tmp_path / "my run"
     options = parser().parse_args(["train", "--run", str(folder)])
     options.words = ["train", "--run", str(folder), "--resume"]
-    assert how_to_go_on(options) == "no epoch was finished; give the same command again"
+    assert how_to_go_on(options) == "no epoch is finished; run the same command again"
     folder.mkdir()
     (folder / CHECKPOINT).touch()
-    given = f"-m training train --run '{folder}' --resume`, or with RESUME=1"
+    given = f"-m training train --run '{folder}' --resume`, or add RESUME=1"
     assert given in how_to_go_on(options)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert how_to_go_on(options) == "go on by the same command with --resume"
+    assert how_to_go_on(options) == "run the same command with --resume to continue"
 
 
 def test_a_run_that_diverged_is_one_line_and_exit_code_2(
@@ -102,21 +102,21 @@ def test_a_run_that_diverged_is_one_line_and_exit_code_2(
         ["predict", "tests/pictures/cat.jpg", "--weights", tmp_path / BEST],
     ):
         assert main([str(argument) for argument in arguments]) == 2
-        told = capsys.readouterr().err
-        assert "best.pt: not all numbers; the training diverged" in told
-        assert told.count("\n") == 1
+        message = capsys.readouterr().err
+        assert "best.pt: contains NaN or infinity: the training diverged" in message
+        assert message.count("\n") == 1
 
 
-def test_weights_that_the_handler_refuses_are_named(
+def test_weights_that_the_predictor_refuses_are_named(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = json.loads(weights.with_suffix(".json").read_text()) | {"temperature": 0.0}
     (tmp_path / CARD).write_text(json.dumps(card))
     (tmp_path / BEST).symlink_to(weights)
     assert main(["predict", "tests/pictures/cat.jpg", "--weights", str(tmp_path / BEST)]) == 2
-    told = capsys.readouterr().err
-    assert "best.pt: can't be served: catsdogs.pt: its answers are not numbers" in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "best.pt: can't be served: best.pt: probabilities are NaN" in message
+    assert message.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -183,7 +183,7 @@ def test_ctrl_c_keeps_the_finished_epochs_and_resume_goes_on(photos: Path, tmp_p
     _, rest = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in rest
-    command = rest.split(f"{run_folder}: go on with `")[1].split("`")[0]
+    command = rest.split(f"{run_folder}: continue with `")[1].split("`")[0]
     assert command.endswith(" --resume")
     resumed = subprocess.run(
         shlex.split(command), cwd=REPOSITORY, capture_output=True, text=True, check=False

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from handler.quantities import bin_of
+from handler.drift_features import bin_of
 from training.dataset import Split
 from training.drift import BINS, deciles, drift_rules, reference, write_drift_rules
 
-FEW = st.sampled_from([0.04, 0.19, 12.0])  # as sizes are, which cameras choose
+FEW = st.sampled_from([0.04, 0.19, 12.0])  # few values, like sizes from cameras
 
 
 @given(arrays(float, st.integers(1, 300), elements=st.one_of(FEW, st.floats(0, 20))))
@@ -37,10 +37,10 @@ def test_the_reference_tells_shares_and_confidence_of_a_split(index: Path, tmp_p
     known = reference(split, np.arange(len(split)), confidence, [0] * len(split))
     assert known["photos"] == len(split)
     assert known["class_shares"] == {"cat": 1.0, "dog": 0.0}
-    means, shares = known["confidence_means"], known["quantities"]["confidence"]["shares"]
+    means, shares = known["confidence_means"], known["drift_features"]["confidence"]["shares"]
     assert means == sorted(means)
     assert np.dot(means, shares) == pytest.approx(confidence.mean())
-    assert known["quantities"]["aspect"]["shares"]
+    assert known["drift_features"]["aspect"]["shares"]
     write_drift_rules({"reference": known}, tmp_path / "rules.yml")
     rules = yaml.safe_load((tmp_path / "rules.yml").read_text())["groups"]
     recorded = [rule["record"] for group in rules for rule in group["rules"]]
@@ -54,7 +54,7 @@ def test_shares_of_the_reference_are_written_with_their_labels() -> None:
         "reference": {
             "class_shares": {"fox": 1.0},
             "confidence_means": [0.6, 0.9],
-            "quantities": {"confidence": row},
+            "drift_features": {"confidence": row},
         }
     }
     (constants, *_) = yaml.safe_load(drift_rules(card))["groups"]

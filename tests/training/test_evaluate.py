@@ -4,24 +4,32 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from training import teacher
+from training import teach
 from training.checkpoint import BEST, CARD, RUN_FILE
-from training.data import prepare
 from training.dataset import Split
-from training.errors import UsageError
-from training.evaluate import METRICS, counted, doubt, evaluate, format_figures
-from training.figures import figures
-from training.measure import slices
+from training.evaluate import (
+    METRICS,
+    calibrate,
+    counted,
+    evaluate,
+    format_metrics,
+    guessing_warning,
+)
+from training.files import UsageError
+from training.inference import Outputs
+from training.measure import not_pets, slices
+from training.metrics import classification_metrics
 from training.model import SimpleCNN
-from training.not_pets import not_pets
 from training.params import Params
+from training.prepare import prepare
 from training.weights import check_weights
 
 
@@ -32,7 +40,7 @@ def test_evaluation_calibrates_on_validation_and_measures_on_test(
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     card = evaluate(index, copy, params)
-    measured = card["figures"]
+    measured = card["metrics"]
     assert measured["test"]["photos"] == sum(map(sum, measured["test"]["confusion"])) == 8
     right = sum(measured["test"]["confusion"][n][n] for n in range(2))
     assert measured["test"]["accuracy"] == pytest.approx(right / 8)
@@ -55,16 +63,14 @@ def test_sources_of_an_earlier_versions_run_are_counted_when_it_is_evaluated(
     assert counted(about, index, params.train) == about
     earlier = {name: value for name, value in about.items() if name != "sources"}
     assert counted(earlier, index, params.train) == about
-    drawn = dataclasses.replace(
-        params.train, epoch_photos=16
-    )  # which took all 64 to be in each epoch
+    drawn = dataclasses.replace(params.train, epoch_photos=16)  # which assumed all 64 in each epoch
     assert counted(earlier, index, drawn)["seconds"] == pytest.approx(about["seconds"] / 4)
     others = earlier | {"photos": 63}  # when another list of photos was excluded
     assert counted(others, index, params.train) == others
 
 
 class FewAtOnce:
-    """Decoded photos of which nobody may take more than so many at one time."""
+    """Decoded photos, of which only a limited number may be read at a time."""
 
     def __init__(self, pixels: np.ndarray, most: int) -> None:
         self.pixels, self.most = pixels, most
@@ -92,9 +98,9 @@ def test_evaluate_and_teach_hold_few_photos_at_a_time(
 
     monkeypatch.setattr(Split, "__init__", guarded)
     monkeypatch.setattr(Split.batches, "__defaults__", (most,))
-    assert evaluate(index, copy, params)["figures"]["test"]["photos"] == 24 > most
-    monkeypatch.setattr(teacher, "BATCH", most)
-    teacher.teach(index, tmp_path / "lesson", params.teach)
+    assert evaluate(index, copy, params)["metrics"]["test"]["photos"] == 24 > most
+    monkeypatch.setattr(teach, "BATCH", most)
+    teach.teach(index, tmp_path / "teacher", params.teach)
 
 
 def test_evaluation_needs_a_run_that_was_trained_on_the_index(
@@ -122,17 +128,18 @@ def test_a_model_that_may_as_well_guess_is_doubted() -> None:
         answers = labels.clone()
         answers[:wrong] = 1 - answers[:wrong]
         nobody = np.zeros(len(labels), dtype=bool)
-        return figures(F.one_hot(answers).float(), labels, ["kitten", "puppy"], nobody)
+        logits = F.one_hot(answers).float()
+        return classification_metrics(logits, labels, ["kitten", "puppy"], nobody)
 
-    told = doubt(measured(14))
-    assert told is not None
-    assert told.startswith("no better than guessing: `kitten` for each photo is right in 50.0%")
-    assert doubt(measured(4)) is None
-    # 26 of 30 right are few where one class has 24 of them.
-    assert doubt(measured(4, torch.tensor([0] * 24 + [1] * 6))) is not None
-    assert "0.5333 on 30 test photos, 95 % interval 0.3614 to 0.6977" in format_figures(
-        measured(14)
+    warning = guessing_warning(measured(14))
+    assert warning is not None
+    assert warning.startswith(
+        "no better than guessing: `kitten` for each photo has an accuracy of 50.0%"
     )
+    assert guessing_warning(measured(4)) is None
+    # 26 of 30 are not significantly more than 24, the photos of one class.
+    assert guessing_warning(measured(4, torch.tensor([0] * 24 + [1] * 6))) is not None
+    assert "0.5333 on 30 test photos, 95 % CI 0.3614 to 0.6977" in format_metrics(measured(14))
 
 
 def test_slices_hold_the_photos_that_their_names_tell(index: Path) -> None:
@@ -149,3 +156,30 @@ def test_pictures_of_no_pet_are_many_and_always_the_same() -> None:
     assert all(p.shape == (224, 224, 3) and p.dtype == np.uint8 for _, p in pictures)
     again = list(not_pets())
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(pictures, again, strict=True))
+
+
+def test_the_threshold_keeps_its_accuracy_on_foreign_photos_too(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.evaluate.reference", lambda *given: {})
+    random = np.random.default_rng(0)
+    foreign = np.arange(4000) < 1000
+    margin = torch.from_numpy(random.uniform(0, 5, len(foreign))).float()
+    wrong = random.random(len(foreign)) < np.where(foreign, 0.3, 0.1) / (1 + margin.numpy() ** 3)
+    outputs = Outputs(
+        averages=torch.from_numpy(random.normal(size=(len(foreign), 256))).float(),
+        logits=torch.stack([margin, torch.zeros(len(foreign))], dim=1),
+        labels=torch.from_numpy(wrong.astype(int)),
+    )
+
+    def calibrated(foreign: np.ndarray) -> tuple[float, np.ndarray]:
+        split = SimpleNamespace(foreign=foreign, half_and_half=lambda: np.arange(len(foreign)))
+        card = calibrate(cast(Split, split), outputs, params.evaluate)
+        probability = (outputs.logits / card["temperature"]).softmax(1).max(1).values.numpy()
+        return card["threshold"], probability >= card["threshold"]
+
+    lower, _ = calibrated(np.zeros_like(foreign))  # as if all were of one kind
+    higher, certain = calibrated(foreign)
+    assert higher > lower
+    for kind in (foreign, ~foreign):
+        assert 1 - wrong[kind & certain].mean() >= params.evaluate.certain_accuracy - 0.002

@@ -12,7 +12,7 @@ from training.model import (
     half_precision,
     load_network,
     normalise,
-    strangeness,
+    ood_score,
 )
 
 MEAN, STD = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
@@ -91,21 +91,21 @@ def test_the_classifier_is_a_softmax_with_temperature_over_the_network(network: 
     assert torch.allclose(probabilities.sum(dim=1), torch.ones(2))
 
 
-def test_the_cautious_classifier_gives_the_same_probabilities_and_how_strange_a_photo_is(
+def test_the_cautious_classifier_gives_the_same_probabilities_and_the_ood_score_of_a_photo(
     network: SimpleCNN,
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3), np.uint8)
     photos = torch.from_numpy(pixels)
-    usual = ([0.1] * 256, [0.5] * 256)
-    probabilities, strange = CautiousClassifier(network, MEAN, STD, 2.0, usual)(photos)
+    known = ([0.1] * 256, [0.5] * 256)
+    probabilities, scores = CautiousClassifier(network, MEAN, STD, 2.0, known)(photos)
     assert torch.equal(probabilities, Classifier(network, MEAN, STD, 2.0)(photos))
     maps = network.maps(normalise(photos.permute(0, 3, 1, 2), MEAN, STD)).detach().numpy()
     expected = [np.mean([((channel.mean() - 0.1) / 0.5) ** 2 for channel in one]) for one in maps]
-    assert strange.tolist() == pytest.approx(expected, rel=1e-4)
+    assert scores.tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_usual_photos_have_a_strangeness_of_about_1() -> None:
+def test_photos_in_distribution_have_an_ood_score_of_about_1() -> None:
     torch.manual_seed(0)
     averages = torch.randn(2000, 256) * torch.linspace(0.1, 3, 256) + torch.linspace(-1, 1, 256)
-    found = strangeness(averages, averages.mean(0).tolist(), averages.std(0).tolist())
+    found = ood_score(averages, averages.mean(0).tolist(), averages.std(0).tolist())
     assert found.mean().item() == pytest.approx(1, abs=0.01)

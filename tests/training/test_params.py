@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 import yaml
 
-from training.errors import UsageError
+from training.files import UsageError
 from training.params import Params, load_params
 
 
@@ -49,7 +49,7 @@ def test_a_value_of_the_wrong_type_is_refused(tmp_path: Path, value: object) -> 
         ("train", "mixup", -0.1),
         ("train", "small_side", 32),
         ("prepare", "test_share", 2.0),
-        ("evaluate", "familiar_share", 95),  # in percent, nothing would be strange
+        ("evaluate", "in_distribution_share", 95),  # in percent, nothing would be out of it
         ("evaluate", "range_photos", 0),  # no photos, no int8
     ],
 )

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import CARD
-from training.card import write_model_card
 from training.markdown import wrapped
+from training.model_card import write_model_card
 from training.sources import IN_TABLE, TABLE, known_sources, photos
+from training.weights import read_card
 
+# Of runs that didn't count their sources.
+OLD = read_card(Path(__file__).with_name("catsdogs-1.1.json"))
 with TABLE.open(newline="") as file:
     ROWS = list(csv.DictReader(file))
 KNOWN = [row["source"] for row in ROWS]
@@ -28,9 +30,9 @@ COUNTS = st.dictionaries(
 
 
 def card_of(sources: dict[str, int], **training: Any) -> dict[str, Any]:
-    """The released card, had it been trained on photos of these sources."""
+    """A card, as if trained on photos of these sources."""
     about = {"before": None, "photos_sha256": "0" * 64, "photos": sum(sources.values())}
-    return CARD | {"training": CARD["training"] | about | {"sources": sources} | training}
+    return OLD | {"training": OLD["training"] | about | {"sources": sources} | training}
 
 
 def number(text: str) -> int:
@@ -66,23 +68,23 @@ def test_the_largest_known_sources_are_in_the_table_and_the_others_grouped_by_li
     counts = {name: 1000 - place for place, name in enumerate(KNOWN)} | {"mine": 5000}
     text = photos(card_of(counts))
     assert re.findall(r"^\| (\S+) \|.* \d", text, re.MULTILINE) == KNOWN[:IN_TABLE]
-    assert re.search(r"^Licence unknown, \d+ more: mine \(5,000\)", text, re.MULTILINE)
-    groups = re.findall(r"^Licence (.+), \d+ more: ", text, re.MULTILINE)
+    assert re.search(r"^Licence unknown, \d+ more sources?: mine \(5,000\)", text, re.MULTILINE)
+    groups = re.findall(r"^Licence (.+), \d+ more sources?: ", text, re.MULTILINE)
     assert len(groups) == len(set(groups)) > 3
 
 
 def test_a_folder_called_photos_is_the_kaggle_one_only_with_other_known_sources() -> None:
     alone = photos(card_of({"photos": 240, "mine": 3}))
     assert alone == (
-        "## Photos\n\nThe 243 photos trained on (cat, dog) came from 2 sources: "
+        "## Photos\n\nThe 243 training photos (cat, dog) came from 2 sources: "
         "photos (240), mine (3)."
     )
     assert "| photos | 4GeeksAcademy/" in photos(card_of({"photos": 240, OXFORD: 3}))
 
 
 def test_a_training_that_counted_no_sources_has_no_section(tmp_path: Path) -> None:
-    assert photos(CARD) == ""
-    write_model_card(CARD, tmp_path / "card.md")
+    assert photos(OLD) == ""
+    write_model_card(OLD, tmp_path / "card.md")
     assert "## Photos" not in (tmp_path / "card.md").read_text()
 
 
@@ -92,8 +94,8 @@ def test_sources_of_the_weights_that_it_started_from_are_listed_too(counted: boo
     if not counted:
         del before["sources"]
     text = photos(card_of({"photos": 240}, classes=["kitten", "puppy"], before=before))
-    first, second = text.split("Before that, the 90 photos trained on (cat, dog) came from ")
-    assert "The 240 photos trained on (kitten, puppy) came from one source: photos (240)." in first
+    first, second = text.split("Before that, the 90 training photos (cat, dog) came from ")
+    assert "The 240 training photos (kitten, puppy) came from one source: photos (240)." in first
     if counted:
         assert second.startswith("3 sources:\n\n| source |")
         assert "| photos | 4GeeksAcademy/" in second
@@ -108,9 +110,9 @@ def test_sources_of_two_trainings_on_the_same_photos_are_listed_once() -> None:
 
 def test_a_source_that_validates_is_listed_with_its_repository() -> None:
     row = {"photos": 384, "accuracy": 0.9, "accuracy_interval": [0.8, 0.95]}
-    foreign = CARD["figures"]["test"] | {"sources": {"linlawre": row, "mine": row}}
-    figures = CARD["figures"] | {"foreign_validation": foreign}
-    text = wrapped(photos(card_of({OXFORD: 30}) | {"figures": figures}))
+    foreign = OLD["metrics"]["test"] | {"sources": {"linlawre": row, "mine": row}}
+    metrics = OLD["metrics"] | {"foreign_validation": foreign}
+    text = wrapped(photos(card_of({OXFORD: 30}) | {"metrics": metrics}))
     (listed,) = [part for part in text.split("\n\n") if part.startswith("Used for validation only")]
     assert "linlawre (linlawre/CMPE258_hw1@4f56b0e0" in listed
     assert "384 photos" in listed

@@ -1,4 +1,4 @@
-"""dvc.yaml on made photos, and the release of what it makes, in a copy of the repository."""
+"""dvc.yaml on generated photos, and the release of its run, in a copy of the repository."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 
 COPIED = (
     ".dvc/config", ".dvc/.gitignore", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml",
-    "tools/walk.py",
 )  # fmt: skip
 PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 
@@ -29,7 +28,7 @@ class Clone:
         for name in COPIED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, folder / name)
-        for name in ("handler", "training"):
+        for name in ("files", "handler", "training"):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         (folder / "model_store").mkdir()
@@ -72,7 +71,7 @@ def clone(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
 @pytest.mark.slow
 def test_photos_become_an_archive_and_a_second_time_nothing_is_done(clone: Clone) -> None:
     assert (clone.folder / "model_store/catsdogs-candidate.mar").is_file()
-    assert (clone.folder / "runs/lesson/disputed.csv").is_file()
+    assert (clone.folder / "runs/teacher/label_issues.csv").is_file()
     second = clone.run("dvc", "repro")
     assert second.count("didn't change, skipping") == 6
     assert "Running stage" not in second
@@ -99,11 +98,12 @@ def test_metrics_params_and_plots_can_be_looked_at(clone: Clone) -> None:
 @pytest.mark.slow
 def test_the_run_is_released_with_its_model_card_and_classifies(clone: Clone) -> None:
     (clone.folder / "README.md").write_text((REPOSITORY / "README.md").read_text())
-    told = clone.run("python", "-m", "training", "release", "runs/finetune")
-    assert "accuracy" in told.splitlines()[-1]  # a first release has no way back
+    output = clone.run("python", "-m", "training", "release", "runs/finetune")
+    assert "accuracy" in output.splitlines()[-1]  # a first release can't be undone
     card = json.loads((clone.folder / "models/catsdogs.json").read_text())
     assert card["version"] == "1.0"
-    assert "Version 1.0, on the 8 photos" in (clone.folder / "README.md").read_text()
+    readme = " ".join((clone.folder / "README.md").read_text().split())
+    assert "held-out test split of 8 photos" in readme
     assert "Model card: catsdogs 1.0" in (clone.folder / "docs/MODEL_CARD.md").read_text()
     clone.run("python", "-m", "training", "archive")
     answer = clone.run("python", "-m", "training", "predict", PICTURE)

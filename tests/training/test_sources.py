@@ -1,4 +1,4 @@
-"""Several data folders, the sources that files name, and photos without a label."""
+"""Several data folders, sources in file names, and photos without a label."""
 
 from __future__ import annotations
 
@@ -16,23 +16,22 @@ import torch
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
-from training.card import summary, write_model_card
 from training.checkpoint import CHECKPOINT
-from training.data import DOUBTFUL, prepare
-from training.dataset import INDEX, UNKNOWN, Split, read_index
+from training.dataset import INDEX, UNKNOWN, Photo, Split, read_index
 from training.epoch import changed_batch
-from training.errors import UsageError
 from training.evaluate import evaluate
-from training.files import load_torch
+from training.files import UsageError, load_torch
 from training.folders import find_files
+from training.model_card import summary, write_model_card
 from training.params import Params, PrepareParams
-from training.split import Photo, split_photos
-from training.teacher import teach
+from training.prepare import REJECTED, prepare
+from training.split import split_photos
+from training.teach import teach
 from training.train import train
 
 
 def made_rows(count: int, source: str, label: str = "cat", first: int = 0) -> list[Photo]:
-    """Rows of photos that look like no others; those of a named source are called after it."""
+    """Rows of photos without look-alikes; files with a source have it in their name."""
     name = "" if source == "photos" else f"{source}__"
     hashes = np.random.default_rng(first).integers(0, 2**63, count)
     return [
@@ -53,7 +52,7 @@ def splits(photos: list[Photo], params: PrepareParams) -> dict[str, str]:
 
 
 def save(folder: Path, label: str, names: dict[str, int]) -> None:
-    """Made photos: file names and their numbers."""
+    """Generated photos: file names and their numbers."""
     (folder / label).mkdir(parents=True, exist_ok=True)
     for name, number in names.items():
         made_photo(label, number).save(folder / label / name, quality=90)
@@ -61,7 +60,7 @@ def save(folder: Path, label: str, names: dict[str, int]) -> None:
 
 @pytest.fixture
 def foreign(tmp_path: Path) -> Path:
-    """Three sources, of each some cats and dogs, and ten photos without a label."""
+    """Three sources with cats and dogs, and ten photos without a label."""
     folder = tmp_path / "foreign"
     for label in ("cat", "dog"):
         for start, source in ((100, "ads__"), (110, "voc__"), (120, "")):
@@ -153,7 +152,7 @@ def test_what_is_left_out_without_a_label_is_listed(
     shutil.copy(data / held_out.path, data / "unlabelled/copy.jpg")
     save(data, "unlabelled", {"other.jpg": 300})
     prepare([data], tmp_path / "index", params.prepare)
-    with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
+    with (tmp_path / "index" / REJECTED).open(newline="") as file:
         assert list(csv.reader(file))[1:] == [
             ["unlabelled/copy.jpg", "", "looks like a photo of another split"]
         ]
@@ -177,7 +176,7 @@ def test_folders_and_sources_that_do_not_fit_are_named(
     photos: Path, foreign: Path, params: Params, tmp_path: Path
 ) -> None:
     index = tmp_path / "index"
-    with pytest.raises(UsageError, match="no photo of 'olx', but of ads, foreign, .*voc"):
+    with pytest.raises(UsageError, match="no photo of 'olx'; choose from ads, foreign, .*voc"):
         prepare([photos, foreign], index, validating(params, "olx"))
     with pytest.raises(UsageError, match="two folders are called foreign; rename"):
         find_files([foreign, tmp_path / "other/foreign"])
@@ -189,12 +188,12 @@ def test_folders_and_sources_that_do_not_fit_are_named(
     with pytest.raises(UsageError, match="no folder 'unlabelled' for that class"):
         find_files([foreign], ["cat", "dog", "unlabelled"])
     save(tmp_path / "only", "unlabelled", {"0.jpg": 1})
-    with pytest.raises(UsageError, match="only: there is no class folder in it"):
+    with pytest.raises(UsageError, match="only: it contains no class folder"):
         find_files([tmp_path / "only"])
     assert len(find_files([foreign, tmp_path / "only"]).files) == 47
     for label in ("cat", "dog"):
         save(tmp_path / "named", label, {f"IMG__{n}.jpg": n for n in range(20)})
-    with pytest.raises(UsageError, match="20 photos of use, 0 .*alike and are not named SOURCE__"):
+    with pytest.raises(UsageError, match="20 usable photos, 0 .*alike and are not named SOURCE__"):
         prepare([tmp_path / "named"], index, params.prepare)
 
 
@@ -237,37 +236,37 @@ def test_a_photo_without_a_label_is_learned_from_the_teacher_alone(params: Param
     assert targets[[0, 2]].tolist() == [[1, 0], [0, 1]]
     assert targets[[1, 3]].isnan().all()
     _, mixed = changed_batch(pixels, labels, 2, dataclasses.replace(plain, mixup=1.0), 1.0)
-    assert mixed.isnan().any(1).sum() >= 2  # what is blended with it has no target of its own
+    assert mixed.isnan().any(1).sum() >= 2  # photos blended with it have no target of their own
 
 
 @pytest.mark.slow
 def test_unlabelled_photos_train_and_foreign_ones_have_figures_of_their_own(
-    photos: Path, foreign: Path, taught_params: Params, tmp_path: Path
+    photos: Path, foreign: Path, teacher_params: Params, tmp_path: Path
 ) -> None:
-    held_out = dataclasses.replace(taught_params.prepare, validation_sources=["ads"])
-    params = dataclasses.replace(taught_params, prepare=held_out)
+    held_out = dataclasses.replace(teacher_params.prepare, validation_sources=["ads"])
+    params = dataclasses.replace(teacher_params, prepare=held_out)
     index, run = tmp_path / "index", tmp_path / "run"
     prepare([photos, foreign], index, params.prepare)
     assert UNKNOWN in Split(index, "train").labels
-    go = {"lesson": tmp_path / "lesson", "tracker": nullcontext(lambda row: None)}
+    go = {"teacher_stats": tmp_path / "teacher", "tracker": nullcontext(lambda row: None)}
     untaught = dataclasses.replace(
         params.train, teacher_labels=0.0, teacher_maps=0.0, teacher_features=0.0
     )
     with pytest.raises(UsageError, match="photos without a label"):
         train(index, run, untaught, **go)
-    teach(index, tmp_path / "lesson", params.teach)
+    teach(index, tmp_path / "teacher", params.teach)
     train(index, run, params.train, **go)
     (row,) = load_torch(run / CHECKPOINT)["history"]
     assert np.isfinite([row["loss"], row["total_loss"]]).all()
     assert 0 <= row["foreign_accuracy"] <= 1
     card = evaluate(index, run, params)
-    known = card["figures"]["foreign_validation"]
+    known = card["metrics"]["foreign_validation"]
     assert known["photos"] == known["sources"]["ads"]["photos"] == 12
     held = Split(index, "validation")
-    assert card["figures"]["validation"]["photos"] == len(held) - 12
+    assert card["metrics"]["validation"]["photos"] == len(held) - 12
     assert card["reference"]["photos"] == len(held)
     text = " ".join(summary(card).split())
-    assert "On 12 photos of other people and cameras" in text
+    assert "on 12 validation photos by other people with other cameras" in text
     own = Counter(photo.source for photo in Split(index, "train").photos)
     assert card["training"]["sources"] == own
     assert set(own) == {photos.name, "voc", "foreign"}

@@ -11,7 +11,7 @@ import torch
 
 from training.checkpoint import BEST
 from training.dataset import Split
-from training.errors import UsageError
+from training.files import UsageError
 from training.params import Params
 from training.train import train
 
@@ -23,10 +23,10 @@ pytestmark = [
 
 @pytest.fixture
 def default_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No store is named; the one that a test names is forgotten after it."""
+    """No store is set, and one set by a test is reset after it."""
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # what MLflow writes there goes again
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # reverts what MLflow writes there
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     yield
     mlflow.set_tracking_uri(None)
@@ -48,7 +48,7 @@ def test_of_several_trainings_begun_at_once_each_finds_a_store(
 
 
 @pytest.mark.parametrize(
-    ("uri", "told"),
+    ("uri", "reason"),
     [
         (None, "file is not a database"),
         (
@@ -58,12 +58,12 @@ def test_of_several_trainings_begun_at_once_each_finds_a_store(
         ("nonsense://store", "unsupported URI 'nonsense://store'"),
     ],
 )
-def test_a_store_that_can_not_be_opened_is_told_in_a_line(
+def test_a_store_that_can_not_be_opened_is_reported_in_one_line(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     default_store: None,
     uri: str | None,
-    told: str,
+    reason: str,
 ) -> None:
     import mlflow
 
@@ -73,7 +73,7 @@ def test_a_store_that_can_not_be_opened_is_told_in_a_line(
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         mlflow.set_tracking_uri(uri)
     (tmp_path / "mlflow.db").write_text("text")
-    with pytest.raises(UsageError, match=f"{uri or tmp_path}.*{told}.*--no-mlflow$"):
+    with pytest.raises(UsageError, match=f"{uri or tmp_path}.*{reason}.*--no-mlflow$"):
         open_store(tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_run_is_logged_to_mlflow_and_its_best_weights_are_registered(
 
     def go_on(*, resume: bool) -> None:
         tracker = mlflow_tracker(run, index, short)
-        train(index, run, short, lesson=Path("none"), resume=resume, tracker=tracker)
+        train(index, run, short, teacher_stats=Path("none"), resume=resume, tracker=tracker)
 
     go_on(resume=False)
     go_on(resume=True)  # nothing is left to train; the same MLflow run is opened again

@@ -10,16 +10,15 @@ import pytest
 import torch
 from torch.optim.swa_utils import AveragedModel
 
-from tests.training.conftest import NO_LESSON, THREADS, ignore
+from tests.training.conftest import NO_TEACHER, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
 from training.dataset import INDEX, Split, excluded_photos
 from training.epoch import order_of_epoch, resized, steps_in_epoch, update_average
-from training.errors import UsageError
 from training.evaluate import evaluate
-from training.files import load_torch
+from training.files import UsageError, load_torch
+from training.inference import split_logits
 from training.model import load_network
-from training.outputs import split_logits
 from training.params import Params, TrainParams
 from training.train import new_training, train
 
@@ -36,19 +35,19 @@ def test_three_epochs_learn_the_made_photos(run: Path, index: Path, params: Para
 
 
 @pytest.mark.slow
-def test_a_taught_run_trains_and_is_evaluated_on_each_device(
-    index: Path, lesson: Path, taught_params: Params, device: torch.device, tmp_path: Path
+def test_a_run_with_a_teacher_trains_and_is_evaluated_on_each_device(
+    index: Path, teacher_stats: Path, teacher_params: Params, device: torch.device, tmp_path: Path
 ) -> None:
-    params = taught_params.train
-    go = {"lesson": lesson, "tracker": nullcontext(ignore), "device": device}
+    params = teacher_params.train
+    go = {"teacher_stats": teacher_stats, "tracker": nullcontext(ignore), "device": device}
     train(index, tmp_path, params, **go)
     train(index, tmp_path, dataclasses.replace(params), resume=True, **go)  # nothing is left to do
     (row,) = load_torch(tmp_path / CHECKPOINT)["history"]
     assert row["loss"] > 0
     assert (row["gpu_memory_gb"] > 0) == (device.type == "cuda")
     assert 0 < row["loading_share"] < 1
-    figures = evaluate(index, tmp_path, taught_params, device)["figures"]
-    assert figures["served"]["same_label"] > 0.8
+    metrics = evaluate(index, tmp_path, teacher_params, device)["metrics"]
+    assert metrics["served"]["same_label"] > 0.8
 
 
 def test_a_run_keeps_its_history(run: Path) -> None:
@@ -70,8 +69,15 @@ def test_an_interrupted_and_resumed_run_ends_at_the_same_weights(
     part = tmp_path / "part"
     torch.set_num_threads(THREADS)  # as in `run`
     with pytest.raises(KeyboardInterrupt):
-        train(index, part, params.train, lesson=NO_LESSON, tracker=nullcontext(interrupt))
-    train(index, part, params.train, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+        train(index, part, params.train, teacher_stats=NO_TEACHER, tracker=nullcontext(interrupt))
+    train(
+        index,
+        part,
+        params.train,
+        teacher_stats=NO_TEACHER,
+        resume=True,
+        tracker=nullcontext(ignore),
+    )
     whole = torch.load(run / CHECKPOINT, weights_only=True)
     resumed = torch.load(part / CHECKPOINT, weights_only=True)
     for part_name in ("model", "average"):
@@ -94,9 +100,12 @@ def test_a_run_of_an_earlier_version_goes_on(
         del earlier["params"][name]
     for row in earlier["history"]:
         del row["gpu_memory_gb"]
+    earlier["pupil"] = earlier.pop("student_heads")
     torch.save(earlier, part / CHECKPOINT)
     as_before = dataclasses.replace(longer, zoom_out=0.0, smallest_zoom=1.0)
-    train(index, part, as_before, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+    train(
+        index, part, as_before, teacher_stats=NO_TEACHER, resume=True, tracker=nullcontext(ignore)
+    )
     assert len(load_torch(part / CHECKPOINT)["history"]) == 4
     with (part / HISTORY).open(newline="") as file:
         assert [row["gpu_memory_gb"] for row in csv.DictReader(file)] == ["", "", "", "0.0"]
@@ -120,21 +129,21 @@ def test_finetuning_starts_from_the_best_weights_of_another_run(
 ) -> None:
     still = dataclasses.replace(params.train, epochs=1, small_epochs=0, learning_rate=1e-9)
     tuned = tmp_path / "tuned"
-    train(index, tuned, still, lesson=NO_LESSON, start=run, tracker=nullcontext(ignore))
+    train(index, tuned, still, teacher_stats=NO_TEACHER, start=run, tracker=nullcontext(ignore))
     first = torch.load(run / BEST, weights_only=True)
     for name, tensor in torch.load(tuned / BEST, weights_only=True).items():
         if name.endswith("weight"):
             assert torch.allclose(tensor.float(), first[name].float(), atol=1e-3), name
     about = checkpoint.read_run(tuned)[0]
     assert about["before"] == checkpoint.read_run(run)[0]
-    go_on = {"lesson": NO_LESSON, "resume": True, "tracker": nullcontext(ignore)}
+    go_on = {"teacher_stats": NO_TEACHER, "resume": True, "tracker": nullcontext(ignore)}
     train(index, tuned, still, start=run, **go_on)
     with pytest.raises(UsageError, match="started from other weights"):
         train(index, tuned, still, **go_on)
     with pytest.raises(UsageError, match="train first"):
         train(
             index, tmp_path / "other", still,
-            lesson=NO_LESSON, start=tmp_path / "none", tracker=nullcontext(ignore),
+            teacher_stats=NO_TEACHER, start=tmp_path / "none", tracker=nullcontext(ignore),
         )  # fmt: skip
     assert not (tmp_path / "other").exists()
 
@@ -142,23 +151,30 @@ def test_finetuning_starts_from_the_best_weights_of_another_run(
 def test_a_run_is_never_overwritten_nor_resumed_with_other_parameters(
     run: Path, index: Path, params: Params, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="holds a run; continue"):
-        train(index, run, params.train, lesson=NO_LESSON, tracker=nullcontext(ignore))
+    with pytest.raises(UsageError, match="contains a run; continue"):
+        train(index, run, params.train, teacher_stats=NO_TEACHER, tracker=nullcontext(ignore))
     other = dataclasses.replace(params.train, learning_rate=0.5)
     with pytest.raises(UsageError, match="other parameters"):
-        train(index, run, other, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+        train(index, run, other, teacher_stats=NO_TEACHER, resume=True, tracker=nullcontext(ignore))
     fewer = tmp_path / "index"
     shutil.copytree(index, fewer)
     text = (fewer / INDEX).read_text()
     (fewer / INDEX).write_text(text.replace(",train", ",test", 1))
     with pytest.raises(UsageError, match="other photos"):
-        train(fewer, run, params.train, lesson=NO_LESSON, resume=True, tracker=nullcontext(ignore))
+        train(
+            fewer,
+            run,
+            params.train,
+            teacher_stats=NO_TEACHER,
+            resume=True,
+            tracker=nullcontext(ignore),
+        )
     with pytest.raises(UsageError, match="start the run without --resume"):
         train(
             index,
             tmp_path / "none",
             params.train,
-            lesson=NO_LESSON,
+            teacher_stats=NO_TEACHER,
             resume=True,
             tracker=nullcontext(ignore),
         )
@@ -171,7 +187,7 @@ def test_a_run_that_cannot_go_on_is_replaced_when_asked(
     def go(params: TrainParams) -> list[float]:
         train(
             index, tmp_path, params,
-            lesson=NO_LESSON, resume=True, replace=True, tracker=nullcontext(ignore),
+            teacher_stats=NO_TEACHER, resume=True, replace=True, tracker=nullcontext(ignore),
         )  # fmt: skip
         return [row["loss"] for row in load_torch(tmp_path / CHECKPOINT)["history"]]
 
@@ -190,7 +206,7 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
     split = Split(index, "train", excluded)
     assert path not in {photo.path for photo in split.photos}
     assert split.left_out == 1
-    with pytest.raises(UsageError, match="no list of photos"):
+    with pytest.raises(UsageError, match="not a CSV file with a column"):
         excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
 
 

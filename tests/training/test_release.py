@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import CARD, REPOSITORY, VERSION
+from testing.repository import CARD, REPOSITORY, VERSION
 from training.checkpoint import BEST
 from training.checkpoint import CARD as CARD_FILE
-from training.publish import Homes, publish, write_app_version
-from training.weights import next_version
+from training.release import Homes, next_version, publish, write_app_version
 
 
 @pytest.fixture
@@ -34,32 +33,30 @@ def homes(tmp_path: Path) -> Homes:
 
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
-    """A run with the released weights, of which 53 % are right."""
+    """A run with the released weights and an accuracy of 53 %."""
     run = tmp_path / "run"
     run.mkdir()
     (run / BEST).symlink_to(REPOSITORY / "models/catsdogs.pt")
-    test = CARD["figures"]["test"] | {"photos": 30, "accuracy": 0.53}
+    test = CARD["metrics"]["test"] | {"photos": 30, "accuracy": 0.53}
     test |= {"accuracy_interval": [0.36, 0.7]}
-    figures = CARD["figures"] | {"test": test}
-    (run / CARD_FILE).write_text(json.dumps(CARD | {"figures": figures}))
+    metrics = CARD["metrics"] | {"test": test}
+    (run / CARD_FILE).write_text(json.dumps(CARD | {"metrics": metrics}))
     return run
 
 
 def test_a_release_tells_what_it_wrote_what_changed_and_the_way_back(
     evaluated: Path, homes: Homes
 ) -> None:
-    told = publish(evaluated, homes, None).splitlines()
+    output = publish(evaluated, homes, None).splitlines()
     version = next_version(REPOSITORY / "models/catsdogs.json")
-    assert told[0] == f"{homes.weights}: version {version}"
-    files = told[1].removeprefix("written: ")
+    assert output[0] == f"{homes.weights}: version {version}"
+    files = output[1].removeprefix("written: ")
     assert set(files.split()) == {
         *map(str, astuple(homes)),
         str(homes.weights.with_suffix(".json")),
     }
-    assert told[2].startswith(
-        "accuracy 53.0 % (36.0 to 70.0) on 30 test photos; before, accuracy 9"
-    )
-    assert told[3:] == [f"back: git checkout {files}"]
+    assert output[2].startswith("accuracy 53.0 % (36.0–70.0) on 30 test photos; before: accuracy 9")
+    assert output[3:] == [f"to undo: git checkout {files}"]
     assert version in homes.readme.read_text()
     assert yaml.safe_load(homes.chart.read_text())["appVersion"] == version
 
@@ -72,18 +69,18 @@ def test_a_release_of_other_photos_asks_whether_the_words_about_them_hold(
     card["training"]["photos_sha256"] = "0" * 64
     card["params"]["data"]["about"] = about or card["params"]["data"]["about"]
     (evaluated / CARD_FILE).write_text(json.dumps(card))
-    told = publish(evaluated, homes, None)
-    assert ("change data.about and data.limits in params.yaml" in told) == warned
+    output = publish(evaluated, homes, None)
+    assert ("change data.about and data.limits in params.yaml" in output) == warned
 
 
 def test_a_first_release_has_no_way_back(evaluated: Path, homes: Homes) -> None:
     for path in (homes.weights.with_suffix(".json"), homes.readme, homes.chart):
         path.unlink()
-    told = publish(evaluated, homes, "2.0")
-    assert "before" not in told
-    assert "git" not in told
+    output = publish(evaluated, homes, "2.0")
+    assert "before" not in output
+    assert "git" not in output
     assert not homes.readme.exists()
-    assert str(homes.readme) not in told
+    assert str(homes.readme) not in output
 
 
 def test_of_the_chart_the_line_of_the_version_alone_is_renewed(tmp_path: Path) -> None:

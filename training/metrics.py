@@ -1,4 +1,4 @@
-"""The arithmetic of evaluation: pure functions from logits and labels to figures."""
+"""Evaluation metrics: pure functions of logits and labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 from sklearn import metrics
 
-BINS = 15  # of confidence, in calibration error and reliability diagram
+BINS = 15  # of confidence, for calibration error and reliability diagram
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
@@ -25,26 +25,26 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
 
 def confidences(logits: torch.Tensor, labels: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The highest probability of each photo, and whether its class is right; both (N,)."""
+    """The highest probability of each photo, and whether its class is correct; both (N,)."""
     confidence, predicted = F.softmax(logits, dim=1).max(dim=1)
     return confidence.numpy(), (predicted == labels).numpy()
 
 
 def certain_threshold(confidence: np.ndarray, right: np.ndarray, accuracy: float) -> float:
-    """The lowest confidence at and above which at least `accuracy` of the photos are right.
+    """The lowest threshold of confidence from which on photos have at least this `accuracy`.
 
-    1.0 when there is none.
+    1.0 if there is none.
     """
     order = np.argsort(-confidence, kind="stable")
     so_far = np.cumsum(right[order]) / np.arange(1, len(right) + 1)
-    # Photos of equal confidence stand or fall together: only the last of each can be the cut.
+    # Photos of equal confidence belong together: only after the last of them can the cut be.
     last = np.append(np.diff(confidence[order]) != 0, True)
     enough = np.flatnonzero((so_far >= accuracy) & last)
     return float(confidence[order][enough[-1]]) if len(enough) else 1.0
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
-    """Photos, mean confidence and accuracy of each of 15 equally wide bins that isn't empty."""
+    """Photos, mean confidence and accuracy of each non-empty bin, of 15 equally wide ones."""
     bin_of = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
         {
@@ -57,7 +57,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> list[dict[str, flo
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Mean distance of confidence from accuracy over 15 bins (ECE); Guo and others 2017."""
+    """Expected calibration error (ECE) over 15 bins; Guo and others 2017."""
     gaps = [
         row["photos"] * abs(row["confidence"] - row["accuracy"])
         for row in reliability(confidence, right)
@@ -66,19 +66,19 @@ def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def calibration(logits: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-    """How good the probabilities softmax(logits) are: cross-entropy, Brier score and ECE."""
+    """Quality of the probabilities softmax(logits): cross-entropy, Brier score and ECE."""
     probabilities = F.softmax(logits, dim=1)
     wanted = F.one_hot(labels, logits.shape[1])
     return {
         "cross_entropy": F.cross_entropy(logits, labels).item(),
-        # Half the sum over classes: of two, the squared error of either's probability.
+        # Half the sum over classes: with two classes, the squared error of either probability.
         "brier_score": (probabilities - wanted).square().sum(1).mean().item() / 2,
         "calibration_error": calibration_error(*confidences(logits, labels)),
     }
 
 
 def accuracy_of(right: np.ndarray) -> dict[str, Any]:
-    """Photos, accuracy, and its 95 % interval by Wilson's score."""
+    """Number of photos, accuracy, and its 95 % CI (Wilson)."""
     photos, count = len(right), int(right.sum())
     if not photos:
         return {"photos": 0, "accuracy": None, "accuracy_interval": None}
@@ -90,11 +90,11 @@ def accuracy_of(right: np.ndarray) -> dict[str, Any]:
     }
 
 
-def figures(
+def classification_metrics(
     logits: torch.Tensor, labels: torch.Tensor, classes: Sequence[str], certain: np.ndarray
 ) -> dict[str, Any]:
-    """Accuracy, ROC AUC, calibration, share called certain (a mask (N,)), each class's precision,
-    recall and F1, and the confusion matrix (rows true, columns predicted)."""
+    """Accuracy, ROC AUC, calibration, share marked `certain` (a mask (N,)); precision, recall and
+    F1 per class; and the confusion matrix (rows true, columns predicted)."""
     predicted = logits.argmax(dim=1)
     right = (predicted == labels).numpy()
     precision, recall, f1, support = metrics.precision_recall_fscore_support(
@@ -120,7 +120,7 @@ def figures(
 
 
 def confusion(logits: torch.Tensor, labels: torch.Tensor) -> list[list[int]]:
-    """Photos of each true class (rows) that were called each class (columns)."""
+    """The confusion matrix: photos per true class (rows) and predicted class (columns)."""
     numbers = range(logits.shape[1])
     counts: list[list[int]] = metrics.confusion_matrix(
         labels, logits.argmax(dim=1), labels=numbers
@@ -129,26 +129,26 @@ def confusion(logits: torch.Tensor, labels: torch.Tensor) -> list[list[int]]:
 
 
 def roc_auc(logits: torch.Tensor, labels: torch.Tensor) -> float | None:
-    """Area under the ROC curve: the mean of each class against the rest, of classes that occur.
+    """Area under the ROC curve, one class against the rest, averaged over the classes that occur.
 
-    None when there is but one.
+    None if only one class occurs.
     """
     present = sorted(set(labels.tolist()))
     if len(present) < 2:
         return None
-    # By log-odds, which keep their order where probabilities round to 1.
+    # Log-odds keep their order where probabilities round to 1.
     areas = [metrics.roc_auc_score(labels == n, log_odds(logits, n)) for n in present]
     return float(np.mean(areas))
 
 
 def log_odds(logits: torch.Tensor, number: int) -> torch.Tensor:
-    """Of class `number` against all others, (N,)."""
+    """Log-odds of class `number` against all others, (N,)."""
     others = [column for column in range(logits.shape[1]) if column != number]
     return logits[:, number] - logits[:, others].logsumexp(dim=1)
 
 
 def agreement(probabilities: np.ndarray, reference: np.ndarray) -> dict[str, float]:
-    """How far two computations of the same probabilities, (N, classes), are apart."""
+    """Difference between two computations of the same probabilities (N, classes)."""
     return {
         "photos": len(reference),
         "same_label": float((probabilities.argmax(1) == reference.argmax(1)).mean()),

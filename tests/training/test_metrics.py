@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from training.evaluate import format_figures
-from training.figures import (
+from training.evaluate import format_metrics
+from training.metrics import (
     accuracy_of,
     agreement,
     calibration,
     calibration_error,
     certain_threshold,
-    figures,
+    classification_metrics,
     fit_temperature,
     reliability,
     roc_auc,
@@ -52,11 +52,12 @@ def test_the_calibration_error_is_the_distance_of_confidence_from_accuracy() -> 
     assert calibration_error(np.ones(10), np.ones(10, bool)) == 0
 
 
-def test_figures_agree_with_counting_by_hand() -> None:
+def test_metrics_agree_with_counting_by_hand() -> None:
     labels = torch.tensor([0, 0, 0, 1, 1])
     predicted = torch.tensor([0, 0, 1, 1, 0])
     logits = F.one_hot(predicted, 2).float() * torch.tensor([[9], [1], [9], [9], [1]])
-    result = figures(logits, labels, ["cat", "dog"], np.array([True, False, True, True, False]))
+    certain = np.array([True, False, True, True, False])
+    result = classification_metrics(logits, labels, ["cat", "dog"], certain)
     assert result["confusion"] == [[2, 1], [1, 1]]
     assert result["accuracy"] == pytest.approx(3 / 5)
     assert result["classes"]["cat"] == {
@@ -67,7 +68,7 @@ def test_figures_agree_with_counting_by_hand() -> None:
     }
     assert result["certain_share"] == pytest.approx(3 / 5)
     assert result["certain_accuracy"] == pytest.approx(2 / 3)
-    assert "accuracy 0.6000 on 5 test photos" in format_figures(result)
+    assert "accuracy 0.6000 on 5 test photos" in format_metrics(result)
 
 
 def test_the_interval_is_wilsons() -> None:

@@ -1,4 +1,4 @@
-"""What a training starts from, without training."""
+"""Start weights of a training, without training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ from training.checkpoint import (
     save_epoch,
 )
 from training.dataset import Split
-from training.errors import UsageError
-from training.files import load_torch
+from training.files import UsageError, load_torch
 from training.params import Params
-from training.start import start_from
 from training.train import new_training
+from training.weights import start_from
 
 Describe = Callable[..., Path]
 
@@ -38,7 +37,7 @@ def training(index: Path, params: Params) -> Training:
 
 @pytest.fixture
 def describe(weights: Path, run: Path, tmp_path: Path) -> Describe:
-    """Writes a copy of the weights, with a JSON file that differs in what is given."""
+    """Writes a copy of the weights, with changes to their JSON file."""
 
     def write(state: dict[str, torch.Tensor] | None = None, **changes: object) -> Path:
         path = tmp_path / "start.pt"
@@ -52,7 +51,7 @@ def describe(weights: Path, run: Path, tmp_path: Path) -> Describe:
 
 
 def same_layers(training: Training, weights: Path) -> set[str]:
-    """The layers that model and moving average have from the file."""
+    """The layers of model and moving average that are equal to the file."""
     known = torch.load(weights, weights_only=True)
     models = training.model.state_dict(), training.average.module.state_dict()
     return {
@@ -87,8 +86,10 @@ def test_of_other_classes_all_layers_but_the_last_are_taken(
     start_from(start, training)
     assert {"conv4", "bn4", "fc1", "fc2"} < same_layers(training, weights)
     assert torch.equal(training.model.fc3.weight, drawn)
-    told = f"{start}: knows {', '.join(classes)}; the last layer starts anew for cat, dog\n"
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == (
+        f"{start}: trained for {', '.join(classes)}; "
+        "the last layer is re-initialised for cat, dog\n"
+    )
 
 
 def test_the_run_tells_how_its_first_weights_were_trained(
@@ -149,11 +150,11 @@ def test_a_file_that_does_not_fit_is_refused(
     with pytest.raises(UsageError, match=r"none\.pt: missing"):
         start_from(tmp_path / "none.pt", training)
     narrow = state | {"fc2.weight": state["fc2.weight"][:, :9]}
-    with pytest.raises(UsageError, match="not SimpleCNN's state dict.*fc2"):
+    with pytest.raises(UsageError, match="not a state dict of SimpleCNN.*fc2"):
         start_from(describe(narrow), training)
     with pytest.raises(UsageError, match=r"start\.json: std is .* but .* in the parameters"):
         start_from(describe(std=[1.0, 1.0, 1.0]), training)
-    with pytest.raises(UsageError, match="doesn't tell of its training: classes, params"):
+    with pytest.raises(UsageError, match="`training` lacks classes, params"):
         start_from(describe(training={}), training)
     describe().with_suffix(".json").unlink()
     with pytest.raises(UsageError, match=r"start\.json: missing"):

@@ -1,4 +1,4 @@
-"""Sets of photos as people have them: taken, or refused with the options that help."""
+"""Common layouts of photo sets: accepted, or refused with helpful options."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import pytest
 
 from tests.made_photos import made_photo
 from training.__main__ import parser
-from training.data import DOUBTFUL, prepare
 from training.dataset import Split
-from training.errors import UsageError
-from training.folders import find_files
-from training.layouts import class_of, is_split
+from training.files import UsageError
+from training.folders import class_of, find_files, is_split
 from training.params import Params
+from training.prepare import REJECTED, prepare
 
-# Of the best-known sets: files, in which {} stands for numbers.
+# Files of well-known sets, with {} for numbers.
 KAGGLE = ["train/cat.{}.jpg", "train/dog.{}.jpg", "test1/{}.jpg"]
 SETS = [
     f"{name}/{c}/{c[:3]}.{{}}.jpg"
@@ -47,7 +46,7 @@ def refusal(data: list[Path], classes: list[str] | None = None) -> str:
 
 
 def helped(message: str) -> Counter[str]:
-    """How many files of each class the options take that a refusal names."""
+    """The number of files per class with the options that a refusal suggests."""
     (options,) = re.findall(r"give `(--data .*?)` \(with make: `DATA=", message)
     given = parser().parse_args(["prepare", *shlex.split(options)])
     return Counter(file.label for file in find_files(given.data, given.classes or ()).files)
@@ -57,15 +56,15 @@ def helped(message: str) -> Counter[str]:
     ("names", "data", "classes", "said"),
     [
         (KAGGLE, ".", {"cat": 3, "dog": 3}, "test1 and train are names of splits"),
-        (KAGGLE, "train", {"cat": 3, "dog": 3}, "train: holds photos itself; give"),
+        (KAGGLE, "train", {"cat": 3, "dog": 3}, "train: contains photos itself; give"),
         (SETS, ".", {"cats": 6, "dogs": 6}, "test_set and training_set are names of splits"),
         (TWICE, ".", {"cats": 6, "dogs": 6}, "names of splits"),
-        (TWICE, "training_set", {"cats": 3, "dogs": 3}, "training_set is a split's name"),
+        (TWICE, "training_set", {"cats": 3, "dogs": 3}, "training_set is the name of a split"),
         (MICROSOFT, ".", {"Cat": 3, "Dog": 3}, "there is only PetImages; give"),
         (GOOGLE, ".", {"cats": 6, "dogs": 6}, "train and validation are names of splits"),
         (INNER, ".", {"cat": 3, "dog": 3}, "test and train are names of splits"),
-        (["cat/{}.jpg", "dog/{}.jpg", "test/{}.jpg"], ".", {"cat": 3, "dog": 3}, "test is a split"),
-        (OXFORD, "images", {"Abyssinian": 3, "american_bulldog": 3}, "holds photos itself; give"),
+        (["cat/{}.jpg", "dog/{}.jpg", "test/{}.jpg"], ".", {"cat": 3, "dog": 3}, "test is the"),
+        (OXFORD, "images", {"Abyssinian": 3, "american_bulldog": 3}, "contains photos itself"),
         (["all pets/cat ({}).jpg", "all pets/dog ({}).jpg"], ".", {"cat": 3, "dog": 3}, "only all"),
     ],
 )
@@ -90,19 +89,19 @@ def test_named_classes_that_are_no_folders_come_with_the_folder_that_has_them(
 ) -> None:
     lay_out(tmp_path, KAGGLE)
     message = refusal([tmp_path], ["cat", "dog"])
-    assert "has no folder 'cat' for that class, but test1, train; give" in message
+    assert "has no folder 'cat' for that class; it has test1, train; give" in message
     assert helped(message) == {"cat": 3, "dog": 3}
 
 
-def test_a_folder_of_one_class_is_told_from_one_of_all(tmp_path: Path) -> None:
+def test_a_folder_of_one_class_is_distinguished_from_one_of_all(tmp_path: Path) -> None:
     lay_out(tmp_path, ["cat/cat.{}.jpg", "cat/kitten.{}.jpg", "dog/dog.{}.jpg"])
-    assert "cat: holds photos itself, as a class does; the folder above" in refusal(
+    assert "cat: contains photos like a class folder; give a folder that" in refusal(
         [tmp_path / "cat"]
     )
     lay_out(tmp_path / "camera", ["IMG_2024_{}.jpg", "DSC0{}.jpg"])
-    assert "the folder above" in refusal([tmp_path / "camera"])
+    assert "perhaps its parent folder" in refusal([tmp_path / "camera"])
     lay_out(tmp_path / "more", ["test/{}.jpg"])
-    assert "test: holds photos itself; give one that" in refusal([tmp_path / "more/test"])
+    assert "test: contains photos itself; give a folder that" in refusal([tmp_path / "more/test"])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_the_names_of_splits() -> None:
     assert not any(map(is_split, ("trains", "tester", "cat", "valley", "trainer", "")))
 
 
-def test_photos_are_prepared_by_their_names_and_what_is_left_out_is_told(
+def test_photos_are_prepared_by_their_names_and_left_out_files_are_reported(
     params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flat, data = tmp_path / "flat", tmp_path / "data"
@@ -137,24 +136,24 @@ def test_photos_are_prepared_by_their_names_and_what_is_left_out_is_told(
     (flat / "cattle.1.png").touch()
     prepare([flat], tmp_path / "index", params.prepare, ["cat", "dog"])
     assert Counter(Split(tmp_path / "index", "train").labels) == {0: 16, 1: 16}
-    listed = (tmp_path / "index" / DOUBTFUL).read_text().splitlines()
-    assert listed[1:] == ["cattle.1.png,,its name begins with none of the classes"]
+    listed = (tmp_path / "index" / REJECTED).read_text().splitlines()
+    assert listed[1:] == ["cattle.1.png,,its name doesn't begin with a class"]
 
     for photo in flat.glob("dog.1*"):
         photo.unlink()
     for photo in flat.glob("dog.[5-9]*"):
         photo.write_text("no photo")
-    with pytest.raises(UsageError, match=r"^dog: has 4 photos of use, 0 of them for"):
+    with pytest.raises(UsageError, match=r"^dog: has 4 usable photos, 0 of them for"):
         prepare([flat], tmp_path / "index", params.prepare, ["cat", "dog"])
 
-    (tmp_path / "index/.DS_Store").touch()  # as a file manager does, that looks into it
+    (tmp_path / "index/.DS_Store").touch()  # as file managers create it
     lay_out(data, ["wolf/.git/{}.jpg", "cat/.thumbnails/{}.jpg", "__MACOSX/cat/{}.jpg", "{}.jpg"])
     (data / "dog/loop").symlink_to(".")
     capsys.readouterr()
     prepare([data], tmp_path / "index", params.prepare)
     said = capsys.readouterr().out
-    assert re.search(r" 3 left out, hidden, .*: cat/.thumbnails, wolf/.git, .*/__MACOSX\n", said)
+    assert re.search(r" 3 left out, hidden or .*: cat/.thumbnails, wolf/.git, .*/__MACOSX\n", said)
     assert f" 1 left out, class folders without a file: {data}/wolf\n" in said
-    assert f" 3 left out, photos beside the class folders: {data}/1.jpg, " in said
-    listed = (tmp_path / "index" / DOUBTFUL).read_text().splitlines()
+    assert f" 3 left out, photos outside the class folders: {data}/1.jpg, " in said
+    listed = (tmp_path / "index" / REJECTED).read_text().splitlines()
     assert listed[1:] == ["dog/loop,dog,the same folder as another one"]

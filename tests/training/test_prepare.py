@@ -20,12 +20,12 @@ from scipy.sparse.csgraph import connected_components
 
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
-from training.data import CHUNK, DOUBTFUL, _read_photo, in_order, prepare
-from training.dataset import Split, read_index
-from training.errors import UsageError
+from training.dataset import Photo, Split, read_index
+from training.files import UsageError
 from training.folders import PhotoFile
 from training.params import Params, PrepareParams
-from training.split import FEWEST, Photo, fewest_photos, fill, look_alikes, split_photos
+from training.prepare import CHUNK, REJECTED, _read_photo, in_order, prepare
+from training.split import FEWEST, fewest_photos, fill, look_alikes, split_photos
 
 SPLIT = PrepareParams(
     seed=1,
@@ -166,7 +166,7 @@ def test_look_alikes_are_those_that_a_comparison_of_all_pairs_finds(
 ) -> None:
     random = np.random.default_rng(seed)
     hashes = random.integers(0, 2**64, 300, dtype=np.uint64)
-    steps = [hashes[:1]]  # a chain, whose ends are strangers
+    steps = [hashes[:1]]  # a chain with dissimilar ends
     for _ in range(100):
         steps.append(flipped(steps[-1], distance, random))
     twins = [flipped(hashes, bits, random) for bits in range(distance + 2)]
@@ -178,7 +178,7 @@ def test_look_alikes_are_those_that_a_comparison_of_all_pairs_finds(
 
 
 def flipped(hashes: np.ndarray, bits: int, random: np.random.Generator) -> np.ndarray:
-    """The same hashes with so many of their bits the other way round."""
+    """The hashes with `bits` random bits of each flipped."""
     places = np.argsort(random.random((len(hashes), 64)), axis=1)[:, :bits].astype(np.uint64)
     return hashes ^ (np.uint64(1) << places).sum(axis=1, dtype=np.uint64)
 
@@ -209,8 +209,8 @@ def test_a_group_larger_than_a_splits_share_is_trained_on_and_named() -> None:
         counts = Counter(photo.split for photo in photos)
         assert counts["test"] == counts["validation"] == 10
         assert lines == [
-            "30 photos of cat look like cat/0.jpg: more than validation or test should hold, "
-            "so all of them are trained on"
+            "30 photos of cat look like cat/0.jpg: more than validation or test should contain, "
+            "so all of them go to training"
         ]
 
 
@@ -237,7 +237,7 @@ def test_hashes_within_the_distance_share_a_group_in_chains() -> None:
 
 @pytest.fixture
 def spoiled(photos: Path, tmp_path: Path) -> Path:
-    """The made photos with a file of each kind that is left out."""
+    """The generated photos, with a file of each kind that is left out."""
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "cat/text.jpg").write_text("not a photo")
@@ -256,13 +256,13 @@ def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
     spoiled: Path, params: Params, tmp_path: Path
 ) -> None:
     prepare([spoiled], tmp_path / "index", params.prepare)
-    with (tmp_path / "index" / DOUBTFUL).open(newline="") as file:
+    with (tmp_path / "index" / REJECTED).open(newline="") as file:
         reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert reasons.keys() == {
         *("cat/0.jpg", "cat/dangling.jpg", "cat/empty.jpg", "cat/text.jpg"),
         *("dog/cut.jpg", "dog/same.jpg", "dog/tiny.png"),
     }
-    assert reasons["dog/same.jpg"] == reasons["cat/0.jpg"] == "same bytes under several labels"
+    assert reasons["dog/same.jpg"] == reasons["cat/0.jpg"] == "same file with several labels"
     assert reasons["cat/text.jpg"].startswith("unreadable: not a photo")
     assert "truncated" in reasons["dog/cut.jpg"]
     assert reasons["dog/tiny.png"] == "tiny: 20x20 pixels"
@@ -295,16 +295,16 @@ def test_bad_folders_are_named(params: Params, tmp_path: Path) -> None:
             prepare([folder], index, params.prepare, classes)
 
     (data / "kitten").mkdir(parents=True)
-    refuse("data: there is no photo in kitten; give one that holds a folder of photos for each")
+    refuse("data: there is no photo in kitten; give a folder that contains one folder of photos")
     made_photo("cat", 1).save(data / "kitten/1.png")
     refuse("data: there is only kitten; give")
-    refuse("kitten: holds photos itself, as a class does; the folder above", data / "kitten")
-    refuse("tmp: there is no class folder in it", make(tmp_path / "tmp"))
+    refuse("kitten: contains photos like a class folder; give a folder that", data / "kitten")
+    refuse("tmp: it contains no class folder", make(tmp_path / "tmp"))
     (tmp_path / "tmp").rmdir()
     (data / "puppy").mkdir()
     refuse("data: there is no photo in puppy")
     (data / "puppy/1.png").write_text("text")
-    refuse("puppy: holds no readable photo")
+    refuse("puppy: has no readable photo")
     (data / "cub").mkdir()
     refuse("data: there is no photo in cub", classes=("cub", "kitten", "puppy"))
     assert list(tmp_path.iterdir()) == [tmp_path / "data"]
@@ -324,11 +324,11 @@ def test_a_class_with_too_few_photos_for_every_split_is_named(
     shutil.copytree(photos, data)
     for number in range(4, 40):
         (data / "dog" / f"{number}.jpg").unlink()
-    with pytest.raises(UsageError, match="dog: has 4 photos of use, 0 .* it takes 5 at least"):
+    with pytest.raises(UsageError, match="dog: has 4 usable photos, 0 .* give at least 5"):
         prepare([data], tmp_path / "index", params.prepare)
     for number in range(4, 40):
         shutil.copy(data / "dog/0.jpg", data / "dog" / f"{number}.jpg")
-    with pytest.raises(UsageError, match="dog: has 40 photos of use, . of them .* look alike"):
+    with pytest.raises(UsageError, match="dog: has 40 usable photos, . of them .* look alike"):
         prepare([data], tmp_path / "index", params.prepare)
     assert not (tmp_path / "index").exists()
 
@@ -351,7 +351,7 @@ def test_prepare_replaces_nothing_but_an_earlier_index(
     file = tmp_path / "file"
     file.write_text("text")
     for index in (tmp_path / "runs", file, photos, photos / "index"):
-        with pytest.raises(UsageError, match="name (a new folder|one outside it)"):
+        with pytest.raises(UsageError, match="name a (new folder|folder outside it)"):
             prepare([photos], index, params.prepare)
     assert (tmp_path / "runs/precious").read_text() == "weights"
     assert file.read_text() == "text"

@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 
 from training.dataset import Split
+from training.inference import activation_ranges
 from training.model import SimpleCNN, normalise
 from training.params import Params
-from training.ranges import activation_ranges
 
 
 def test_ranges_hold_every_input_of_every_layer_and_no_more(index: Path, params: Params) -> None:

@@ -1,4 +1,4 @@
-"""From a folder of photos to an index with splits and decoded pixels.
+"""Turn folders of photos into an index with splits and decoded pixels.
 
 python -m training prepare --data FOLDER [FOLDER ...]
 """
@@ -20,24 +20,26 @@ import imagehash
 from PIL import Image
 from tqdm import tqdm
 
+from files.walk import is_hidden
 from handler.integrity import sha256_of
 from handler.photo import PhotoException, read_photo
-from training.checks import DOUBTFUL, check_index, check_sources, check_splits, folders_of
-from training.dataset import BYTES, INDEX, PIXELS, write_csv
-from training.errors import UsageError
+from training.compat import FILES as EARLIER_NAMES
+from training.dataset import BYTES, INDEX, PIXELS, Photo, write_csv
+from training.files import UsageError
 from training.folders import UNLABELLED, Found, PhotoFile, find_files
 from training.params import PrepareParams
-from training.split import SPLITS, Photo, split_photos
+from training.split import FEWEST, SPLITS, fewest_photos, split_photos
 
-CHUNK = 16  # files that a process is given at once
+REJECTED = "rejected.csv"  # files that were left out, and why
+CHUNK = 16  # files per task of a process
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Doubtful:
-    """One row of doubtful.csv."""
+class Rejected:
+    """One row of rejected.csv."""
 
     path: str
     label: str
@@ -49,10 +51,10 @@ def prepare(
 ) -> None:
     """Index the photos of the folders `data`, each with a folder of photos for each class.
 
-    The folder `index` is replaced as a whole: photos.csv, doubtful.csv and photos.uint8. With
-    `classes`, of these folders alone. No file stops it; raises UsageError when `data` lacks a class
-    or a source that is named, doesn't hold at least two class folders, or one has too few readable
-    photos to be in every split.
+    `classes` restricts it to these folders. The folder `index` is replaced as a whole: photos.csv,
+    rejected.csv and photos.uint8. Unreadable files don't stop it. Raises UsageError if a given
+    class or source is missing, if there are fewer than two class folders, or if a class has too few
+    readable photos for all splits.
     """
     check_index(data, index)
     found = find_files(data, classes)
@@ -63,33 +65,75 @@ def prepare(
     staging.mkdir(parents=True)
     try:
         with (staging / PIXELS).open("wb") as pixels:
-            photos, doubtful = read_photos(files, params.minimum_side, pixels)
+            photos, rejected = read_photos(files, params.minimum_side, pixels)
         if empty := {file.label for file in files} - {photo.label for photo in photos} - {""}:
-            raise UsageError(f"{folders_of(data, min(empty))}: holds no readable photo; add some")
+            raise UsageError(f"{folders_of(data, min(empty))}: has no readable photo; add some")
         photos = split_photos(photos, params)
         check_splits(data, photos, params)
-        doubtful += [Doubtful(*row) for row in found.unreadable]
-        doubtful += [
-            Doubtful(photo.path, "", why_left_out(photo, params))
+        rejected += [Rejected(*row) for row in found.unreadable]
+        rejected += [
+            Rejected(photo.path, "", why_left_out(photo, params))
             for photo in photos
             if not photo.split
         ]
         photos = _keep_split(photos, staging / PIXELS)
         write_csv(staging / INDEX, Photo, photos)
-        write_csv(staging / DOUBTFUL, Doubtful, doubtful)
+        write_csv(staging / REJECTED, Rejected, rejected)
         shutil.rmtree(index, ignore_errors=True)
         staging.rename(index)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    _report(index, photos, doubtful, found)
+    _report(index, photos, rejected, found)
+
+
+def check_index(data: Sequence[Path], index: Path) -> None:
+    """Raise UsageError if replacing `index` would delete anything but an earlier index."""
+    if any(index.resolve().is_relative_to(folder.resolve()) for folder in data):
+        raise UsageError(f"{index}: is inside a data folder; name a folder outside it")
+    known = {INDEX, REJECTED, EARLIER_NAMES[REJECTED], PIXELS}
+    if index.exists() and not (
+        index.is_dir() and {p.name for p in index.iterdir() if not is_hidden(p.name)} <= known
+    ):
+        raise UsageError(f"{index}: exists and is not an index; name a new folder")
+
+
+def check_sources(files: list[PhotoFile], params: PrepareParams) -> None:
+    """Raise UsageError if a source in `validation_sources` has no file."""
+    known = {file.source for file in files}
+    if unknown := sorted(set(params.validation_sources) - known):
+        raise UsageError(
+            f"prepare.validation_sources: there is no photo of {unknown[0]!r}; choose from "
+            f"{', '.join(sorted(known))}"
+        )
+
+
+def check_splits(data: Sequence[Path], photos: list[Photo], params: PrepareParams) -> None:
+    """Raise UsageError for a class with too few photos for training or evaluation."""
+    counts = Counter((photo.label, photo.split) for photo in photos)
+    for label in sorted({photo.label for photo in photos} - {""}):
+        for split, fewest in FEWEST.items():
+            if counts[label, split] < fewest:
+                total = sum(counts[label, name] for name in SPLITS)
+                sources = any(photo.names_source for photo in photos)
+                raise UsageError(
+                    f"{folders_of(data, label)}: has {total} usable photos, {counts[label, split]} "
+                    f"of them for {split}; give at least {fewest_photos(params)} that don't look "
+                    f"alike{' and are not named SOURCE__NAME' if sources else ''}"
+                )
+
+
+def folders_of(data: Sequence[Path], label: str) -> str:
+    """The folders of a class, for an error message; its name if it has no folder."""
+    folders = [str(folder / label) for folder in data if (folder / label).is_dir()]
+    return ", ".join(folders) or label
 
 
 def read_photos(
     files: list[PhotoFile], minimum_side: int, pixels: BinaryIO
-) -> tuple[list[Photo], list[Doubtful]]:
-    """Sort `files` into photos, whose decoded pixels are written to `pixels`, and doubtful ones."""
+) -> tuple[list[Photo], list[Rejected]]:
+    """Photos and rejected ones among `files`; write the decoded pixels of photos to `pixels`."""
     photos: list[Photo] = []
-    doubtful: list[Doubtful] = []
+    rejected: list[Rejected] = []
     with multiprocessing.Pool() as pool:
         digests = list(in_order(pool, _digest, files))
         labels_of_digest = defaultdict(set)
@@ -100,10 +144,10 @@ def read_photos(
         bar = tqdm(results, total=len(files), unit="photo")
         for file, digest, result in zip(files, digests, bar, strict=True):
             if isinstance(result, str):
-                doubtful.append(Doubtful(file.path, file.label, result))
+                rejected.append(Rejected(file.path, file.label, result))
             elif len(labels_of_digest[digest]) > 1:
-                reason = "same bytes under several labels"
-                doubtful.append(Doubtful(file.path, file.label, reason))
+                reason = "same file with several labels"
+                rejected.append(Rejected(file.path, file.label, reason))
             else:
                 size, width, height, turned, hash64, decoded = result
                 photos.append(
@@ -113,18 +157,18 @@ def read_photos(
                     )
                 )  # fmt: skip
                 pixels.write(decoded)
-    return photos, doubtful
+    return photos, rejected
 
 
 def why_left_out(photo: Photo, params: PrepareParams) -> str:
-    """The reason for a photo without label and split."""
+    """Why a photo without a label has no split, for rejected.csv."""
     if photo.source in params.validation_sources:
-        return "without a label, and of a source that validates"
+        return "no label, but its source is in validation_sources"
     return "looks like a photo of another split"
 
 
 def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
-    """The photos that have a split; those of the others are taken out of the file `pixels`."""
+    """The photos that have a split. Remove the pixels of the others from the file `pixels`."""
     kept = [row for row, photo in enumerate(photos) if photo.split]
     with pixels.open("r+b") as file:
         for place, row in enumerate(kept):
@@ -138,9 +182,9 @@ def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
 
 
 def in_order(pool: Pool, function: Callable[[Item], Result], files: list[Item]) -> Iterator[Result]:
-    """`function` of each of `files`, as `pool.imap` gives it, but never far ahead of who reads it.
+    """Like `pool.imap(function, files)`, but never far ahead of its consumer.
 
-    Decoded photos would pile up in memory where the disk takes them more slowly than they come.
+    Otherwise decoded photos would fill the memory if the disk is slower than decoding.
     """
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
     waiting: deque[MapResult[Result]] = deque()
@@ -156,11 +200,11 @@ def _digest(file: PhotoFile) -> str:
     try:
         return sha256_of(file.place)
     except (OSError, MemoryError):
-        return ""  # `_read_photo` tells the reason
+        return ""  # `_read_photo` gives the reason
 
 
 def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int, int, str, bytes]:
-    """Bytes, width, height, orientation, perceptual hash and pixels, or why it is left out."""
+    """Bytes, width, height, orientation, perceptual hash and pixels; or why it is left out."""
     try:
         content = file.place.read_bytes()
         pixels, (width, height), turned = read_photo(content)
@@ -172,7 +216,7 @@ def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int
     return len(content), width, height, turned, hash64, pixels.tobytes()
 
 
-def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful], found: Found) -> None:
+def _report(index: Path, photos: list[Photo], rejected: list[Rejected], found: Found) -> None:
     counts = Counter((photo.split, photo.label) for photo in photos)
     for split in SPLITS:
         labels = sorted({label for name, label in counts if label or name == split})
@@ -182,7 +226,7 @@ def _report(index: Path, photos: list[Photo], doubtful: list[Doubtful], found: F
     for source in sources if len(sources) > 1 else ():
         shares = (f"{by_source[source, split]:6} {split}" for split in SPLITS)
         print(f"{'':10}", *shares, f"from {source}")
-    print(f"{len(doubtful):10} left out, reasons in {index / DOUBTFUL}")
+    print(f"{len(rejected):10} left out; reasons in {index / REJECTED}")
     for line in found.left_out():
         print(line)
     print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")
