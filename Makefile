@@ -1,17 +1,17 @@
-# The newest that can make a virtual environment; asked for only where one is made. A name on PATH is
-# not enough: shims of pyenv may lead nowhere, and Debian packs ensurepip apart.
+# The newest Python that can create a virtual environment; looked up only when one is created. A name on
+# PATH is not enough: pyenv's shims may lead nowhere, and Debian packages ensurepip separately.
 ABLE    = import sys, ensurepip, ssl, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(or $(shell for name in python3.13 python3.12 python3.11 python3; do \
             if $$name -c '$(ABLE)'; then echo $$name; break; fi; done 2>/dev/null),$(error \
-            No Python 3.11, 3.12 or 3.13 that can make a virtual environment. Install one: \
+            No Python 3.11, 3.12 or 3.13 can create a virtual environment. Install one: \
             "uv python install 3.13", "pyenv install 3.13 && pyenv local 3.13", or "apt install python3-venv" \
             (Debian 12 or 13, Ubuntu 24.04); or name one: PYTHON=/path/to/python3.13))
-# An environment that has pip, or whose Python can add it (one half made, or of uv).
+# An environment with pip, or whose Python can add it (an incomplete one, or uv's).
 KEPT    = $(shell { $(PY) -c 'import pip' || $(PY) -c 'import ensurepip'; } 2>/dev/null && echo kept)
 DATA   ?= data/photos
 RUN    ?= runs/train
 PHOTO  ?= tests/pictures/cat.jpg
-# One file, whatever is in its name, or else words for the shell: several files, quotes, a pattern.
+# One file with any name; otherwise words for the shell: several files, quotes, a pattern.
 quoted  = '$(subst ','\'',$(1))'
 given   = $(if $(shell test -e $(call quoted,$(1)) && echo one),$(call quoted,$(1)),$(1))
 PHOTOS  = $(call given,$(PHOTO))
@@ -24,63 +24,71 @@ HELM     := .venv/.helm
 POLICY   := .venv-policy/.installed
 PEERS    := .venv-peers/.installed
 ARCHIVE  := model_store/catsdogs.mar
-# What PyTorch's build for CPU does without.
+# Packages that PyTorch's CPU wheel doesn't need.
 CUDA     := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
             nvidia-nvshmem-cu13 triton
 DOCKER   ?= docker
 RELEASE  ?= catsdogs
+TIMEOUT  ?= 10m
 IN        = $(if $(NAMESPACE),--namespace $(NAMESPACE))
-VERSION   = $(shell sed -n 's/.*"version": "\(.*\)".*/\1/p' models/catsdogs.json)
-resumed   = $(if $(shell test -e "$(1)/checkpoint.pt" && echo yes), --resume)
+VERSION   = $(shell sed -n 's/^  "version": "\(.*\)".*/\1/p' models/catsdogs.json)
+resumed   = $(if $(shell test -e $(call quoted,$(1)/checkpoint.pt) && echo yes), --resume)
+TUNED     = $(call quoted,$(RUN)-finetuned)
 BEGUN     = $(if $(START),,$(call resumed,$(RUN)))$(call resumed,$(RUN)-finetuned)
-PROGRAMS := $(filter-out %.py,$(wildcard tools/*))
+# Two test files at a time, since most wait for a server to start.
+AT_ONCE  ?= -n 2 --dist loadfile
+PROGRAMS := $(filter-out %.py %/server %/__pycache__,$(wildcard tools/*))
 ARCHIVED := $(wildcard handler/*.py handler/*.yaml training/*.py models/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo photos-there serve stop train mlflow bench test test-all lint sbom lock manifests policy \
-        image image-test chart-test deploy version
+.PHONY: help demo photos-there serve stop train mlflow bench test test-slow test-all lint sbom lock manifests policy \
+        image image-test chart-test cluster-test deploy version
 
-help: ## show this
+help: ## show this help
 	@sed -nE 's/^([a-z-]+):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: photos-there serve ## classify a photo on a running server: make demo [PHOTO="a.jpg b.jpg"]
-	@$(PY) tools/demo $(PHOTOS); status=$$?; \
-		echo; echo "The server runs on; \`make stop\` stops it."; exit $$status
+demo: photos-there serve ## start a server and classify photos: make demo [PHOTO="a.jpg b.jpg"]
+	@$(PY) tools/classify $(PHOTOS); status=$$?; \
+		echo; echo "The server keeps running; stop it with \`make stop\`."; exit $$status
 
-# Before minutes of installing.
+# Checked before minutes of installing.
 photos-there:
-	@$(or $(wildcard $(PY)),$(PYTHON)) tools/demo --check $(PHOTOS)
+	@set -- $(PHOTOS); test $$# -gt 0 || { echo "error: PHOTO is empty; name photos or folders" >&2; exit 2; }; \
+		for photo; do test -e "$$photo" || { echo "error: $$photo: no such photo or folder" >&2; exit 2; }; done
 
-serve: $(ARCHIVE) ## start TorchServe and the gateway, and wait until a photo is answered
+serve: $(ARCHIVE) ## start TorchServe and the gateway in the background
 	@$(PY) tools/serve --detach
 
-stop: ## stop them; what has been accepted is answered first
+stop: ## stop them; accepted requests are answered first
 	@$(PY) tools/serve --stop
 
-train: $(DEVELOP) ## photos to an evaluated run: make train DATA="folder ..." [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
-	$(if $(BEGUN),$(if $(RESUME),,@echo "error: $(RUN) holds a run; name another (RUN=...), or go on with it (RESUME=1)" >&2; exit 2))
+train: $(DEVELOP) ## train on folders of photos, and evaluate: make train DATA="folder ..." [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
+	$(if $(BEGUN),$(if $(RESUME),,@echo error: $(call quoted,$(RUN)) "contains a run; name another (RUN=...), or continue it (RESUME=1)" >&2; exit 2))
 	$(if $(BEGUN),,$(PY) -m training prepare --data $(FOLDERS) $(if $(CLASSES),--classes $(CLASSES)))
 	$(if $(BEGUN),,$(PY) -m training teach)
-	$(if $(START),,$(PY) -m training train --run "$(RUN)"$(call resumed,$(RUN)))
-	$(PY) -m training train --run "$(RUN)-finetuned" --finetune "$(or $(START),$(RUN))"$(call resumed,$(RUN)-finetuned)
-	$(PY) -m training evaluate "$(RUN)-finetuned"
+	$(if $(START),,$(PY) -m training train --run $(call quoted,$(RUN))$(call resumed,$(RUN)))
+	$(PY) -m training train --run $(TUNED) --finetune $(call quoted,$(or $(START),$(RUN)))$(call resumed,$(RUN)-finetuned)
+	$(PY) -m training evaluate $(TUNED)
 
-mlflow: $(DEVELOP) ## look at the runs on http://127.0.0.1:5000
+mlflow: $(DEVELOP) ## show training runs at http://127.0.0.1:5000
 	.venv/bin/mlflow ui --backend-store-uri sqlite:///runs/mlflow.db --host 127.0.0.1 --port 5000
 
-bench: $(DEVELOP) $(PEERS) ## our server beside others: make bench [QUICK=--quick]
+bench: $(DEVELOP) $(PEERS) ## compare with other servers: make bench [QUICK=--quick]
 	$(PY) -W ignore -m benchmarks.serving $(QUICK)
 
-test: $(DEVELOP) $(HELM) $(ARCHIVE) ## the tests, but for the slow ones
-	$(PY) -m pytest -m "not slow" $(PYTEST_OPTIONS)
+test: $(DEVELOP) $(HELM) $(ARCHIVE) ## run the tests, except the slow ones
+	$(PY) -m pytest -m "not slow" $(AT_ONCE) $(PYTEST_OPTIONS)
 
-test-all: $(DEVELOP) $(HELM) $(ARCHIVE) ## every test
-	$(PY) -m pytest
+test-slow: $(DEVELOP) $(HELM) $(ARCHIVE) ## run the slow tests
+	$(PY) -m pytest -m slow $(AT_ONCE) $(PYTEST_OPTIONS)
 
-lint: $(DEVELOP) ## style and types
+test-all: $(DEVELOP) $(HELM) $(ARCHIVE) ## run all tests
+	$(PY) -m pytest $(AT_ONCE) $(PYTEST_OPTIONS)
+
+lint: $(DEVELOP) ## check style, types, imports, Dockerfile and workflows
 	.venv/bin/ruff check . $(PROGRAMS)
 	.venv/bin/ruff format --check . $(PROGRAMS)
-	.venv/bin/mypy handler training
+	.venv/bin/mypy --scripts-are-modules files handler tools training $(PROGRAMS)
 	.venv/bin/lint-imports --no-logo
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/actionlint
@@ -88,7 +96,7 @@ lint: $(DEVELOP) ## style and types
 
 manifests: $(HELM) ## render the chart as plain YAML: manifests.yaml [VALUES="--set ..."]
 	$(PY) -m tests.chart.values_table
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" helm template catsdogs helm/catsdogs --skip-tests $(VALUES) > manifests.yaml
+	@PATH="$$PWD/.venv/bin:$$PATH" helm template catsdogs helm/catsdogs --skip-tests $(VALUES) > manifests.yaml
 
 policy: $(POLICY) manifests ## check Dockerfile and manifests against security policies
 	.venv-policy/bin/checkov --skip-download --quiet --compact --file Dockerfile manifests.yaml
@@ -96,7 +104,7 @@ policy: $(POLICY) manifests ## check Dockerfile and manifests against security p
 sbom: $(DEVELOP) ## list every installed package in sbom.json (CycloneDX)
 	.venv/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(PY)
 
-lock: $(DEVELOP) ## write what packages bring along: constraints.txt, and requirements-cpu.txt for the image
+lock: $(DEVELOP) ## pin indirect dependencies in constraints.txt, and in requirements-cpu.txt for the image
 	UV_CUSTOM_COMPILE_COMMAND="make lock" .venv/bin/uv pip compile --quiet requirements-dev.txt --universal \
 		--python-version 3.11 --no-annotate --output-file constraints.txt
 	printf '%s; sys_platform == "none"\n' $(CUDA) | UV_CUSTOM_COMPILE_COMMAND="make lock" \
@@ -108,16 +116,17 @@ image: ## build the image with Docker: make image [IMAGE_OPTIONS="--build-arg ..
 	DOCKER_BUILDKIT=1 $(DOCKER) build --tag catsdogs --tag catsdogs:$(VERSION) $(IMAGE_OPTIONS) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" .
 
-image-test: $(DEVELOP) ## build it and try it, with compose, on a Docker engine; as root one is started
+image-test: $(DEVELOP) ## build and test the image and compose on a Docker engine; as root, it starts one
 	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/image -k "not pod"
 
-chart-test: $(DEVELOP) $(HELM) ## test the chart, and run its pod on a Docker engine
+chart-test: $(DEVELOP) $(HELM) ## test the chart, and its pod on a Docker engine
 	CATSDOGS_IMAGE_TEST=yes DOCKER=$(DOCKER) $(PY) -m pytest tests/chart tests/image/test_pod.py
 
-deploy: ## install the chart, or upgrade it, and test it: make deploy [RELEASE=catsdogs] [NAMESPACE=...] [VALUES="--set ..."]
-	helm upgrade --install $(RELEASE) helm/catsdogs --rollback-on-failure --wait --timeout 10m $(IN) $(VALUES)
-	kubectl rollout status deployment --selector app.kubernetes.io/instance=$(RELEASE) --timeout 5m $(IN)
-	helm test $(RELEASE) $(IN)
+cluster-test: $(DEVELOP) $(HELM) ## test the chart in kubectl's cluster, which must have the image
+	CATSDOGS_CLUSTER_TEST=yes $(PY) -m pytest tests/cluster
+
+deploy: ## install or upgrade the chart, and test it: make deploy [RELEASE=catsdogs] [NAMESPACE=...] [TIMEOUT=10m] [VALUES="--set ..."]
+	tools/deploy $(RELEASE) $(IN) --timeout $(TIMEOUT) $(VALUES)
 
 version: ## print the version of the released model
 	@echo $(VERSION)
@@ -126,7 +135,7 @@ $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
 
 $(SERVING): requirements.txt constraints.txt
-	@echo "Installing what serves into .venv; on Linux, PyPI's CUDA build of PyTorch makes it 5 GB."
+	@echo "Installing the server into .venv; on Linux, PyPI's PyTorch with CUDA makes it 5 GB."
 	@$(if $(KEPT),,$(PYTHON) -m venv --clear .venv)
 	@$(PY) -c 'import pip' 2>/dev/null || $(PY) -m ensurepip
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt
@@ -142,7 +151,7 @@ $(POLICY): requirements-policy.txt | $(SERVING)
 	@.venv-policy/bin/pip install --quiet --disable-pip-version-check -r requirements-policy.txt
 	@touch $@
 
-# An environment of its own that sees ours, so that PyTorch is installed once; of the same Python.
+# A separate environment that sees .venv, so that PyTorch is installed only once; of the same Python.
 $(PEERS): $(SERVING) benchmarks/requirements.txt
 	@$(PY) -m venv --clear .venv-peers
 	@$(PY) -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
@@ -151,6 +160,6 @@ $(PEERS): $(SERVING) benchmarks/requirements.txt
 	@touch $@
 
 $(DEVELOP): $(SERVING) requirements-dev.txt constraints.txt
-	@echo "Installing what trains, tests and lints into .venv."
+	@echo "Installing the packages for training, tests and linting into .venv."
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt -c constraints.txt
 	@touch $@

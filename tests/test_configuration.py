@@ -1,4 +1,4 @@
-"""Numbers and names that stand in several files, because several programs read them, agree."""
+"""Numbers and names that several files repeat, for several programs, agree."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_JPEG, SIDE
-from tests.conftest import REPOSITORY
+from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.repository import REPOSITORY
 
 
 def properties() -> dict[str, str]:
@@ -35,29 +36,67 @@ def test_limits_are_the_same_at_every_door() -> None:
     def gateway(pattern: str) -> list[int]:
         return [int(number) for number in re.findall(pattern, text)]
 
-    most = int(properties()["max_request_size"])
-    (mebibytes,) = gateway(r"client_max_body_size (\d+)m")
-    assert mebibytes * 2**20 == most
-    assert gateway(r"body is over (\d+) MiB") == [mebibytes]
-    assert f"at most {mebibytes} MiB a request" in readme
-    assert f"{MAX_MEGAPIXELS_JPEG} megapixels ({MAX_MEGAPIXELS} where" in readme
+    assert f"{MAX_MEGAPIXELS_JPEG} megapixels ({MAX_MEGAPIXELS} in" in readme
 
     # TorchServe's queue never fills before the gateway refuses.
-    jobs = re.findall(r'JOBS = "(\d+)"', (REPOSITORY / "tools/torchserve.py").read_text())
+    jobs = re.findall(r'JOBS = "(\d+)"', (REPOSITORY / "tools/server/torchserve.py").read_text())
     assert sum(gateway(r"limit_conn (?:large|small) (\d+)")) < int(jobs[0])
     # The gateway gives a request up before TorchServe ends the worker that has it.
     (answer,) = gateway(r"proxy_read_timeout (\d+)s")
     assert gateway(r"no answer within (\d+) s") == [answer]
     assert answer < model["responseTimeout"]
     (pause,) = gateway(r"client_body_timeout (\d+)s")
-    assert f"stops for {pause} s" in readme
+    assert f"pauses for {pause} s" in readme
+
+
+# The files that repeat max_request_size, and the words around it.
+LARGEST = {
+    "README.md": r"at most (\d+) MiB a request",
+    "SECURITY.md": r"(\d+) MiB of body",
+    "docs/gateway.md": r"60 kB to (\d+) MiB|size of the body \| (\d+) MiB",
+    "docs/reliability.md": r"256 photos of (\d+) MiB",
+    "gateway/answers.conf": r"the body is over (\d+) MiB",
+    "gateway/nginx.conf": r"client_max_body_size (\d+)m;",
+    "gateway/page/openapi.yaml": r"over (\d+) MiB",
+    "handler/upload_folder.py": r"MAX_UPLOAD_BYTES = (\d+) \* 2\*\*20|of at most (\d+) MiB",
+    "helm/catsdogs/README.md": r"proxy-body-size: (\d+)m",
+    "helm/catsdogs/templates/_deployment.tpl": r"uploads of (\d+) MiB",
+    "monitoring/RUNBOOK.md": r"less than (\d+) MiB left|256 of (\d+) MiB",
+    "config.properties": r"# (\d+) MiB: a phone's photo",
+}
+
+
+def test_the_largest_body_is_the_same_wherever_it_is_named() -> None:
+    largest = int(properties()["max_request_size"])
+    assert largest == MAX_UPLOAD_BYTES
+    for name, words in LARGEST.items():
+        found = [number for match in re.finditer(words, text_of(name)) for number in match.groups()]
+        numbers = [int(number) for number in found if number]
+        assert len(numbers) == words.count(r"(\d+)"), name
+        assert {number * 2**20 for number in numbers} == {largest}, name
+
+
+def test_no_file_names_the_largest_body_that_the_table_does_not_know() -> None:
+    mebibytes = int(properties()["max_request_size"]) // 2**20
+    written = re.compile(rf"\b{mebibytes} ?(?:MiB|\* 2\*\*20)|[ :]{mebibytes}m\b")
+    listed = subprocess.run(
+        ["git", "ls-files", "*.md", "*.py", "*.y*ml", "*.tpl", "*.conf", "*.js", "*.html", "tools"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    files = [name for name in listed if not name.startswith(("tests/", "benchmarks/", "CHANGELOG"))]
+    assert {name for name in files if written.search(text_of(name))} <= set(LARGEST)
+
+
+def text_of(name: str) -> str:
+    """Its words, wherever a line ends."""
+    return " ".join((REPOSITORY / name).read_text().split())
 
 
 @pytest.mark.parametrize("place", ["README.md", "gateway/page/openapi.yaml"])
-def test_every_format_is_told_where_people_look(place: str) -> None:
+def test_every_format_is_documented(place: str) -> None:
     text = (REPOSITORY / place).read_text().upper()
-    told = {"HEIF": "HEIC"}  # as files are called
-    assert not [name for name in FORMATS if told.get(name, name) not in text]
+    usual = {"HEIF": "HEIC"}  # as files are called
+    assert not [name for name in FORMATS if usual.get(name, name) not in text]
 
 
 def test_every_setting_of_the_gateway_is_documented() -> None:
@@ -161,6 +200,16 @@ def test_every_requirement_is_pinned() -> None:
         required = [line.split("#")[0].strip() for line in lines if line[:1] not in ("#", "-", "")]
         assert required
         assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in required), required
+
+
+def test_every_node_package_is_pinned_and_from_npms_own_registry() -> None:
+    folder = REPOSITORY / "tests/dashboard"
+    required = json.loads((folder / "package.json").read_text())["dependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in required.values()), required
+    packages = json.loads((folder / "package-lock.json").read_text())["packages"]
+    for name, package in packages.items():
+        assert not name or package["resolved"].startswith("https://registry.npmjs.org/"), name
+        assert not name or package["integrity"], name
 
 
 def test_no_large_file_but_the_weights_is_tracked() -> None:

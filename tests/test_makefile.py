@@ -1,7 +1,8 @@
-"""With which Python make makes the environment, and what of its variables reaches commands."""
+"""Which Python creates the environment, and how make's variables reach commands."""
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY, VERSION
 
-# What stands under a Python's name on PATH.
+# Programs with the name of a Python on PATH.
 ABLE = f'exec {sys.executable} "$@"'
 NO_ENSUREPIP = "echo \"ModuleNotFoundError: No module named 'ensurepip'\" >&2; exit 1"  # Debian
 NOT_ACTIVATED = 'echo "pyenv: python3.13: command not found" >&2; exit 127'
@@ -34,7 +35,7 @@ def program(path: Path, script: str) -> None:
 def dry_run(
     folder: Path, *variables: str, target: str = ".venv/.serving"
 ) -> subprocess.CompletedProcess[str]:
-    """What `make` would do, by default to install what serves, with the programs in bin/ alone."""
+    """The commands of `make`, by default to install the server, with only the programs in bin/."""
     make = shutil.which("make")
     assert make
     return subprocess.run(
@@ -69,7 +70,7 @@ def test_where_there_is_none_one_line_says_what_to_install(folder: Path) -> None
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert "No Python 3.11, 3.12 or 3.13 that can make a virtual environment." in line
+    assert "No Python 3.11, 3.12 or 3.13 can create a virtual environment." in line
     assert all(f'"{how}' in line for how in ("uv python install", "pyenv install", "apt install"))
 
 
@@ -113,3 +114,49 @@ def test_one_data_folder_or_several_are_prepared_whatever_their_names(
     assert done.stderr == ""
     (line,) = [line for line in done.stdout.splitlines() if " prepare " in line]
     assert line.rstrip().endswith(f"-m training prepare --data {taken}")
+
+
+@pytest.mark.parametrize(
+    ("variables", "command"),
+    [
+        ([], "tools/deploy catsdogs --timeout 10m"),
+        (
+            ["RELEASE=pets", "NAMESPACE=photos", "TIMEOUT=5m", "VALUES=--set image.tag=3.0"],
+            "tools/deploy pets --namespace photos --timeout 5m --set image.tag=3.0",
+        ),
+    ],
+)
+def test_a_release_is_deployed_as_its_variables_say(
+    variables: list[str], command: str, folder: Path
+) -> None:
+    done = dry_run(folder, *variables, target="deploy")
+    assert done.stdout.split() == command.split()
+    assert (REPOSITORY / "tools/deploy").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("run", ["runs/mine", "cats & dogs (2)/ü", "it's mine", 'a "b"; c', "a$$b"])
+def test_a_run_may_have_any_name(run: str, folder: Path) -> None:
+    program(folder / "bin/python3.13", ABLE)
+    (folder / "requirements-dev.txt").touch()
+    name = run.replace("$$", "$")
+    for begun in ("RESUME=", "RESUME=1"):  # then it continues the first
+        done = dry_run(folder, f"RUN={run}", begun, target="train")
+        assert done.stderr == ""
+        given = [shlex.split(line) for line in done.stdout.splitlines() if "-m training" in line]
+        first, second, evaluate = [words[3:] for words in given[-3:]]
+        assert first[:3] == ["train", "--run", name]
+        assert second[:5] == ["train", "--run", f"{name}-finetuned", "--finetune", name]
+        assert evaluate == ["evaluate", f"{name}-finetuned"]
+        assert ("--resume" in first) == (begun == "RESUME=1")
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / name / "checkpoint.pt").touch()
+    refused = dry_run(folder, f"RUN={run}", target="train").stdout
+    (line,) = [line for line in refused.splitlines() if line.startswith("echo error: ")]
+    assert shlex.split(line)[2] == name
+
+
+def test_the_version_is_the_models_and_not_that_of_the_weights_it_started_from() -> None:
+    done = subprocess.run(
+        ["make", "--silent", "version"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{VERSION}\n"

@@ -38,9 +38,9 @@ async function addFolder(folder) {
       addPhoto(file, path);
       photos += 1;
     }
-    if (!photos) tell(`The folder ${folder.name} holds no photos.`);
+    if (!photos) tell(`The folder ${folder.name} contains no photos.`);
   } catch {
-    tell(`The folder ${folder.name} can't be read to its end. Choose its photos instead.`);
+    tell(`The folder ${folder.name} can't be read completely. Choose its photos instead.`);
   }
 }
 
@@ -107,7 +107,7 @@ function next() {
 
 async function ask(card) {
   $(".again", card.element).hidden = true;
-  say(card, "Looking …");
+  say(card, "Classifying …");
   const patient = setTimeout(() => say(card, "Still waiting for the server …"), STILL_WAITING);
   try {
     card.photo ??= await shrunk(card);
@@ -165,7 +165,7 @@ async function shrunk(card) {
   bitmap.close();
   const small = await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9));
   if (!small || small.size >= card.file.size) return card.file;
-  card.note = `sent smaller: ${megabytes(small.size)} instead of ${megabytes(card.file.size)} MB`;
+  card.note = `shrunk from ${megabytes(card.file.size)} to ${megabytes(small.size)} MB before upload`;
   return small;
 }
 
@@ -196,7 +196,7 @@ function showError(card, message, status) {
   card.answer = null;
   card.error = message;
   card.element.classList.add("wrong");
-  const known = { 401: "This server wants an API key: enter it above, then try again." };
+  const known = { 401: "The API key is missing or wrong. Enter it above, then try again." };
   say(card, known[status] ?? sentence(message));
   $(".bars", card.element).replaceChildren();
   $(".about", card.element).textContent = card.note;
@@ -234,7 +234,7 @@ async function explain(card) {
 }
 
 function unexplained(card, reason) {
-  $(".about", card.element).textContent = `No explanation. ${reason}`;
+  $(".about", card.element).textContent = `No heat map. ${reason}`;
 }
 
 function toggleMap(card) {
@@ -242,8 +242,8 @@ function toggleMap(card) {
   const show = picture.src !== card.map;
   picture.hidden = false;
   picture.src = show ? card.map : card.url;
-  picture.alt = show ? `Photo ${card.name}; what speaks for the answer is red` : `Photo ${card.name}`;
-  $(".explain", card.element).textContent = show ? "Show the photo" : "Show where it looked";
+  picture.alt = show ? `Photo ${card.name} with a heat map: red parts support the answer` : `Photo ${card.name}`;
+  $(".explain", card.element).textContent = show ? "Show photo" : "Show heat map";
 }
 
 function curl(card) {

@@ -1,4 +1,4 @@
-"""A second version for some of those who name none."""
+"""A canary gets a share of the requests that name no version."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections import Counter
 import pytest
 import requests
 
-from tests.conftest import VERSION
-from tests.e2e.load import CAT
-from tests.e2e.servers import Server, wait_until
+from testing.load import CAT
+from testing.repository import VERSION
+from testing.servers import Server, wait_until
 
 
 def serve_canary(server: Server, percent: str = "25") -> str:
     """The gateway's address."""
-    server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "2.0"}
-    assert "catsdogs 2.0 is served by 1 workers" in server.start()
+    server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "3.0"}
+    assert "catsdogs 3.0 is served by 1 workers" in server.start()
     return server.address("gateway")
 
 
 def answering(url: str, number: int) -> Counter[str]:
-    """Versions that answered, by how often; each request's id is its number."""
+    """How often each version answered; each request's id is its number."""
     answers = [
         requests.post(
             url, data=CAT, timeout=30,
@@ -52,39 +52,38 @@ def what_the_gateway_promises_holds(server: Server, door: str) -> None:
 def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> None:
     door = serve_canary(own_server)
     shared = answering(f"{door}/predict", 60)
-    assert 5 <= shared["2.0"] <= 25  # of 15 that are to be expected
+    assert 5 <= shared["3.0"] <= 25  # 15 expected
     for path in ("/predictions/catsdogs", "/explain"):
         assert answering(door + path, 8) == answering(f"{door}/predict", 8)
-    for version in (VERSION, "2.0"):
+    for version in (VERSION, "3.0"):
         assert answering(f"{door}/predictions/catsdogs/{version}", 8) == {version: 8}
-    for _ in range(4):  # by both ways
+    for _ in range(4):  # on both paths
         what_the_gateway_promises_holds(own_server, door)
 
-    # Another percentage is not what runs.
+    # Another percentage is another configuration.
     own_server.environment["CATSDOGS_CANARY"] = "50"
     other = own_server.serve("--detach")
     assert other.returncode == 2
     assert "with another CATSDOGS_CANARY; stop it first (make stop)" in other.stderr
 
-    canary = f"{own_server.models}/catsdogs/2.0"
-    assert requests.delete(canary, timeout=60).status_code == 200
+    own_server.management.unregister("3.0")
 
-    # Within the same request the other one answers.
+    # The other version answers the same request.
     assert answering(f"{door}/predict", 60) == {VERSION: 60}
     metrics = f"{own_server.address('gateway_metrics')}/metrics/gateway"
-    failed = f"gateway_canary_failures_total {shared['2.0']}.0"
+    failed = f"gateway_canary_failures_total {shared['3.0']}.0"
     wait_until(lambda: failed in requests.get(metrics, timeout=30).text)
 
 
 @pytest.mark.parametrize(
     ("percent", "version", "message"),
     [
-        ("10", "", "give both, a percentage from 1 to 99 and a version"),
-        ("", "2.0", "give both"),
-        ("0", "2.0", "give both"),
-        ("100", "2.0", "give both"),
-        ("10", "../2.0", "give both"),
-        ("10", "3.0", "model_store/catsdogs-3.0.mar is missing"),
+        ("10", "", "set both, a percentage from 1 to 99 and a version"),
+        ("", "3.0", "set both"),
+        ("0", "3.0", "set both"),
+        ("100", "3.0", "set both"),
+        ("10", "../3.0", "set both"),
+        ("10", "4.0", "model_store/catsdogs-4.0.mar is missing"),
     ],
 )
 def test_a_canary_that_can_not_be_is_refused_before_anything_starts(

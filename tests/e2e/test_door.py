@@ -1,4 +1,4 @@
-"""What strangers did to an earlier gateway, and what is near it."""
+"""Attacks that an earlier gateway did not withstand, and similar ones."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import psutil
 import pytest
 import requests
 
-from tests.conftest import CLASSES
-from tests.e2e.load import CAT, Load
-from tests.e2e.servers import Server, new_server, started, wait_until
+from testing.abuse import HEAD, connect
+from testing.load import CAT, Load
+from testing.repository import CLASSES
+from testing.servers import Server, new_server, started, wait_until
 
 MEGABYTE = 2**20
 FORM = "multipart/form-data; boundary=x"
-HEAD = b"POST /predict HTTP/1.1\r\nHost: x\r\n"
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def slow_server(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with zipfile.ZipFile(archives / "catsdogs.mar") as old, zipfile.ZipFile(archive, "w") as new:
         for name in old.namelist():
             data = old.read(name)
-            if name == "catsdogs_handler.py" or name.endswith("/catsdogs_handler.py"):
+            if name == "handler/predictor.py":
                 wait = b"        __import__('time').sleep(3 if len(pixels) else 0)\n"
                 body = b"        passes = ["
                 assert data.count(body) == 1
@@ -52,11 +51,6 @@ def slow_server(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     server.environment |= {"TS_DEFAULT_WORKERS_PER_MODEL": "1", "CATSDOGS_CLIENT_LIMIT": "off"}
     with started(server):
         yield server
-
-
-def connect(server: Server) -> socket.socket:
-    where = urlsplit(server.address("gateway"))
-    return socket.create_connection((where.hostname or "", where.port or 80), timeout=30)
 
 
 def send(url: str, body: bytes, kind: str) -> requests.Response:
@@ -89,7 +83,7 @@ def test_photos_whose_clients_leave_are_neither_kept_nor_computed(
     began = time.monotonic()
     answer = requests.post(f"{slow_server.address('gateway')}/predict", data=CAT, timeout=60)
     assert answer.json()["label"] in CLASSES
-    assert time.monotonic() - began < 15  # a batch before it, and its own; not thirty
+    assert time.monotonic() - began < 15  # the batch before it and its own, not thirty
     assert slow_server.workers() == workers
     assert memory(slow_server, "java") < before + 64
 
@@ -112,7 +106,7 @@ def test_slow_large_uploads_leave_room_for_small_photos_and_take_no_memory(
 
 @pytest.mark.slow
 def test_an_address_has_a_share_and_the_others_theirs(own_server: Server) -> None:
-    """Of what is in hand: trickles from one address are 64 requests and no more."""
+    """Slow uploads from one address occupy at most 64 places."""
     own_server.environment |= {"CATSDOGS_TRUSTED_PROXIES": "127.0.0.1"}
     own_server.start()
     door = f"{own_server.address('gateway')}/predict"
@@ -145,7 +139,7 @@ def test_idle_connections_keep_no_probe_waiting(server: Server) -> None:
         assert requests.put(f"{server.address('gateway')}/predict", data=CAT, timeout=30).ok
 
 
-def test_whoever_asks_whether_it_is_ready_keeps_no_photo_out(server: Server, door: str) -> None:
+def test_readiness_requests_never_keep_photos_out(server: Server, door: str) -> None:
     def ask(path: str) -> int:
         return requests.get(f"{door}/{path}", timeout=60).status_code
 
@@ -166,7 +160,7 @@ def test_ready_holds_while_slow_photos_are_answered_and_ends_with_them(
         for _ in range(5):
             began = time.monotonic()
             assert requests.get(ready, timeout=30).status_code == 200
-            assert time.monotonic() - began < 4  # 2, when nothing else runs
+            assert time.monotonic() - began < 4  # 2 if nothing else runs
         (worker,) = slow_server.workers()
         worker.suspend()
         try:

@@ -7,32 +7,28 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import yaml
 
-from tests.conftest import REPOSITORY
-from tests.e2e import abuse
-from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
-from tests.e2e.load import CAT, REFUSED, Load, is_whole
-from tests.e2e.servers import Server, wait_until
+from testing import abuse
+from testing.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
+from testing.load import CAT, REFUSED, Load, is_whole
+from testing.repository import REPOSITORY
+from testing.servers import Server, wait_until
+from tools.server.management import Refused
 
 BATCH = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())["batchSize"]
-SECONDS_TO_RECOVER = 90  # of 5, when nothing else runs
+SECONDS_TO_RECOVER = 90  # it takes 5 if nothing else runs
 
 
 def wait_until_whole(server: Server) -> None:
     wait_until(lambda: is_whole(server), SECONDS_TO_RECOVER)
 
 
-def waiting(server: Server) -> int:
-    """Photos in TorchServe's queue, which no worker has yet."""
-    (model,) = requests.get(f"{server.models}/catsdogs", timeout=30).json()
-    return int(model["jobQueueStatus"]["pendingRequests"])
-
-
 def failures(load: Load) -> Counter[int]:
-    """Of what went wrong, how many of each status, once each was JSON and in time."""
+    """Failed requests by status, after checking that each was JSON and in time."""
     for answer in load.failed():
         assert answer.is_json, answer
         assert answer.is_fair(), answer
@@ -48,7 +44,7 @@ def launcher(own_server: Server) -> Iterator[subprocess.Popen[bytes]]:
             cwd=own_server.folder, env=own_server.environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=stderr,
         )  # fmt: skip
-    wait_until(own_server.processes, SECONDS_TO_RECOVER)  # it tells its pid once all is ready
+    wait_until(own_server.processes, SECONDS_TO_RECOVER)  # it writes its pid once it is ready
     yield launcher
     launcher.terminate()
     launcher.wait(90)
@@ -75,7 +71,7 @@ def test_photos_wait_while_all_workers_start_again(server: Server) -> None:
         wait_until_whole(server)
         load.wait_for(20, since=killed)
     failed = failures(load)
-    assert set(failed) <= {503, 504}  # the latter where a start takes longer than 20 s
+    assert set(failed) <= {503, 504}  # 504 if a start takes longer than 20 s
     assert failed[503] <= 2 * BATCH
 
 
@@ -125,6 +121,18 @@ def test_sigterm_loses_no_request_that_the_door_has_accepted(
 
 
 @pytest.mark.slow
+def test_after_a_kill_the_next_start_deletes_what_was_unpacked(own_server: Server) -> None:
+    temporary = Path(own_server.environment["TMPDIR"])
+    own_server.start()
+    before, processes = set(temporary.iterdir()), own_server.processes()
+    own_server.launcher().kill()
+    psutil.wait_procs(processes, SECONDS_TO_RECOVER)
+    own_server.start()
+    assert len(set(temporary.iterdir())) == len(before)
+    assert before.isdisjoint(temporary.iterdir())
+
+
+@pytest.mark.slow
 def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
     own_server: Server, launcher: subprocess.Popen[bytes]
 ) -> None:
@@ -132,7 +140,7 @@ def test_sigterm_ends_in_a_minute_though_the_worker_is_frozen(
     with Load(own_server, clients=BATCH + 2) as load:
         load.wait_for(4)
         own_server.workers()[0].suspend()
-        wait_until(lambda: waiting(own_server) >= 2)  # so the worker has a batch
+        wait_until(lambda: own_server.management.pending() >= 2)  # so the worker has a batch
         launcher.terminate()
         assert launcher.wait(60) == 0
     assert not any(process.is_running() for process in processes)
@@ -178,14 +186,17 @@ def test_a_request_with_two_meanings_is_refused_with_what_follows_it(
     assert "smuggled" not in (server.folder / "logs/access.log").read_text()
 
 
-def register_corrupt(server: Server, corruption: str, version: str) -> requests.Response:
+def register_corrupt(server: Server, corruption: str, version: str) -> Refused:
+    """TorchServe's refusal."""
     store = server.folder / "model_store"
     archive = store / f"catsdogs-{version}.mar"
     corrupt(store / "catsdogs.mar", corruption, version, archive)
     try:
-        return server.register(archive.name)
+        with pytest.raises(Refused) as refused:
+            server.management.register(archive.name)
     finally:
         archive.unlink()
+    return refused.value
 
 
 QUICK = ["half an archive", "a handler with a syntax error"]
@@ -199,12 +210,16 @@ def test_a_corrupt_archive_is_refused_and_disturbs_nobody(server: Server, corrup
         load.wait_for(2)
         refused = register_corrupt(server, corruption, version)
         load.wait_for(2, since=time.monotonic())
-    assert refused.status_code >= 400
-    assert "already registered" not in refused.text
+    assert refused.status >= 400
+    assert "already registered" not in str(refused)
     asked = requests.put(f"{server.predictions}/{version}", data=CAT, timeout=30)
     assert asked.status_code in (404, 503)  # TorchServe keeps the version of some, without workers
-    kept = requests.delete(f"{server.models}/catsdogs/{version}", timeout=60)
-    assert kept.status_code in (200, 404)
+    status = 200
+    try:
+        server.management.unregister(version)
+    except Refused as error:
+        status = error.status
+    assert status in (200, 404)
     assert not failures(load)
 
 
@@ -214,8 +229,8 @@ def test_photos_get_a_503_while_the_model_is_unregistered(
 ) -> None:
     with Load(own_server) as load:
         load.wait_for(20)
-        assert requests.delete(f"{own_server.models}/catsdogs", timeout=60).status_code == 200
+        own_server.management.unregister()
         load.wait_for_status(503, 20)
-        assert own_server.register("catsdogs.mar").status_code == 200
+        own_server.management.register("catsdogs.mar")
         load.wait_for(20, since=time.monotonic())
     assert set(failures(load)) <= {503, 504}

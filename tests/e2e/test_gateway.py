@@ -1,4 +1,4 @@
-"""What the gateway lets through, what it answers itself, and what it does under too much."""
+"""The gateway: routing, its own answers, and behaviour under overload."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import CLASSES
-from tests.e2e.load import CAT
-from tests.e2e.servers import Server, wait_until
+from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.load import CAT
+from testing.repository import CLASSES
+from testing.servers import Server, wait_until
 
-MOST = 12 * 2**20  # bytes of a body
+OVER = f"over {MAX_UPLOAD_BYTES // 2**20} MiB"
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def door(server: Server) -> str:
 
 
 def error(response: requests.Response, status: int) -> str:
-    """The message of an error that has the promised shape."""
+    """The message of an error, after checking its format."""
     assert response.status_code == status, response.text
     assert response.headers["Content-Type"] == "application/json"
     assert "X-Request-Id" in response.headers
@@ -100,15 +101,15 @@ def test_an_explanation_is_a_picture_or_the_answer_with_a_map(door: str) -> None
     assert drawn.headers["Content-Type"] == "image/png"
     assert Image.open(io.BytesIO(drawn.content)).size == (448, 336)  # its middle, at 4:3
     json_accepted = {"Accept": "application/json"}
-    told = requests.post(f"{door}/explain", data=CAT, headers=json_accepted, timeout=60).json()
-    assert len(told.pop("map")) == 28
-    assert told == requests.post(f"{door}/predict", data=CAT, timeout=30).json()
+    answer = requests.post(f"{door}/explain", data=CAT, headers=json_accepted, timeout=60).json()
+    assert len(answer.pop("map")) == 28
+    assert answer == requests.post(f"{door}/predict", data=CAT, timeout=30).json()
     assert "truncated" in error(requests.post(f"{door}/explain", data=CAT[:-500], timeout=60), 400)
 
 
 @pytest.mark.parametrize("nameless", ["", " ", ",", ":=;", "\x08", "\x1b"])
 def test_a_form_without_a_file_is_the_clients_fault(door: str, nameless: str) -> None:
-    """TorchServe 0.12 would answer 500 to most of these names, as for a fault of its own."""
+    """TorchServe 0.12 would return 500 for most of these names."""
     parts = "".join(
         f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n0\r\n'
         for name in (nameless, "a")
@@ -148,16 +149,16 @@ def test_answers_carry_nothing_of_the_servers_and_what_protects_a_browser(door: 
         assert headers["Cache-Control"] == ("no-cache" if of_page else "no-store")
         assert "default-src 'none'" in headers["Content-Security-Policy"]
         assert not {"Via", "Pragma", "Expires"} & headers.keys()
-        assert headers["Server"] == "nginx"  # which it can't leave out; no version
+        assert headers["Server"] == "nginx"  # nginx can't omit it; no version
 
 
-def test_twelve_mebibytes_pass_and_one_byte_more_does_not(door: str) -> None:
-    padded = CAT + bytes(MOST - len(CAT))  # a JPEG ends at its end mark
+def test_a_body_of_the_limit_passes_and_one_byte_more_does_not(door: str) -> None:
+    padded = CAT + bytes(MAX_UPLOAD_BYTES - len(CAT))  # a JPEG ends at its end mark
     assert requests.put(f"{door}/predict", data=padded, timeout=60).json()["label"] in CLASSES
     over = requests.put(f"{door}/predict", data=padded + b"x", timeout=60)
-    assert "over 12 MiB" in error(over, 413)
+    assert OVER in error(over, 413)
     chunked = requests.put(f"{door}/predict", data=io.BytesIO(padded + b"x").__iter__(), timeout=60)
-    assert "over 12 MiB" in error(chunked, 413)
+    assert OVER in error(chunked, 413)
 
 
 def test_a_compressed_body_is_refused_as_such(door: str) -> None:
@@ -167,7 +168,7 @@ def test_a_compressed_body_is_refused_as_such(door: str) -> None:
 
 
 def test_more_than_there_is_place_for_is_refused_in_json_and_the_rest_answered(door: str) -> None:
-    """Each from a connection of its own, far more than wait at TorchServe at once."""
+    """Each on its own connection, far more than TorchServe queues at a time."""
 
     def ask(_: int) -> requests.Response:
         return requests.put(f"{door}/predict", data=CAT, timeout=60)
@@ -187,7 +188,7 @@ def test_more_than_there_is_place_for_is_refused_in_json_and_the_rest_answered(d
 @pytest.mark.slow
 def test_many_of_the_largest_bodies_cost_nobody_a_worker(server: Server, door: str) -> None:
     workers = server.workers()
-    padded = CAT + bytes(MOST - len(CAT))
+    padded = CAT + bytes(MAX_UPLOAD_BYTES - len(CAT))
 
     def ask(_: int) -> int | None:
         try:
@@ -205,7 +206,7 @@ def test_many_of_the_largest_bodies_cost_nobody_a_worker(server: Server, door: s
 
 
 def until_closed(door: str, start: bytes) -> tuple[float, bytes]:
-    """Seconds until the gateway gives up a request of which only `start` comes, and its answer."""
+    """Seconds until the gateway gives up a request after `start`, and its answer."""
     address = urlsplit(door)
     started = time.monotonic()
     with socket.create_connection((address.hostname, address.port), timeout=90) as connection:
@@ -226,7 +227,7 @@ def test_what_never_arrives_is_given_up_after_its_deadline(server: Server, door:
     with ThreadPoolExecutor(4) as pool:
         given_up = list(pool.map(lambda start: until_closed(door, start), starts))
         assert requests.put(f"{door}/predict", data=CAT, timeout=60).status_code == 200
-    assert 4 < given_up[0][0] < 20  # 5, when nothing else runs
+    assert 4 < given_up[0][0] < 20  # 5 if nothing else runs
     assert all(9 < seconds < 30 for seconds, _ in given_up[1:])  # 10
     # nginx closes without an answer; its log says 408.
     assert {answer for _, answer in given_up} == {b""}

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import json
 import os
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+from requests.adapters import HTTPAdapter, Retry
 
-from tests.conftest import CLASSES, REPOSITORY
-from tests.e2e.load import CAT, Load
-from tests.e2e.servers import Server, wait_until
+from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.abuse import HEAD, connect
+from testing.load import CAT, Load
+from testing.repository import CLASSES, REPOSITORY
+from testing.servers import BIN, Server, free_ports, wait_until
+from tests.conftest import ipv6, needs
 
 
 def write_certificate(folder: Path, name: str) -> dict[str, str]:
-    """Its own authority, for localhost; the variables that name it."""
+    """A certificate authority for localhost, and the variables that name its files."""
     certificate, key = folder / "it's a certificate.pem", folder / "key.pem"
     subprocess.run(
         [
             "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
             "-nodes", "-days", "2", "-subj", f"/CN={name}", "-keyout", key, "-out", certificate,
-            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1",
+            "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1",
         ],
         check=True, capture_output=True,
     )  # fmt: skip
@@ -33,7 +40,7 @@ def write_certificate(folder: Path, name: str) -> dict[str, str]:
 
 
 def subject(server: Server) -> str:
-    """Of the certificate that a new connection meets."""
+    """The subject of the certificate on a new connection."""
     port = urlsplit(server.address("gateway")).port
     pem = ssl.get_server_certificate(("127.0.0.1", port or 0), timeout=10)
     shown = ["openssl", "x509", "-noout", "-subject"]
@@ -76,8 +83,7 @@ def test_with_a_certificate_the_gateway_speaks_https_and_sends_browsers_on_to_it
 
     ready = f"{own_server.address('gateway_metrics')}/ready"
     assert requests.get(ready, timeout=30).status_code == 200
-    for program in ("demo", "classify"):
-        assert is_asked_by(program, own_server, authority)
+    assert is_asked_by("classify", own_server, authority)
 
 
 @pytest.mark.slow
@@ -103,10 +109,77 @@ def test_a_reload_loses_no_photo(own_server: Server) -> None:
     assert not load.failed()
 
 
+@contextmanager
+def caddy(server: Server, folder: Path) -> Iterator[str]:
+    """Caddy with gateway/Caddyfile on free ports; it signs its own certificate for localhost."""
+    secure, plain = free_ports(2)
+    server.environment |= {
+        "CATSDOGS_DOMAIN": f"https://localhost:{secure}",
+        "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder),
+    }  # fmt: skip
+    adapted = server.run(BIN / "caddy", "adapt", "--config", REPOSITORY / "gateway/Caddyfile")
+    assert adapted.returncode == 0, adapted.stderr
+    settings = json.loads(adapted.stdout)
+    settings["apps"]["http"]["http_port"] = plain  # not 80
+    # Not into this machine's trust store.
+    settings["apps"]["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
+    (folder / "caddy.json").write_text(json.dumps(settings))
+    process = subprocess.Popen(
+        [BIN / "caddy", "run", "--config", folder / "caddy.json"],
+        env=server.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until((folder / "caddy/pki/authorities/local/root.crt").exists)
+        yield f"https://localhost:{secure}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.slow
+@needs("curl")
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::", marks=ipv6)])
+def test_caddy_in_front_passes_photos_on_and_the_gateway_believes_whom_it_names(
+    own_server: Server, tmp_path: Path, host: str
+) -> None:
+    own_server.environment |= {"CATSDOGS_TRUSTED_PROXIES": "127.0.0.1,::1", "CATSDOGS_HOST": host}
+    own_server.start()
+    door = f"{own_server.address('gateway')}/predict"
+    with caddy(own_server, tmp_path) as front, requests.Session() as session:
+
+        def asked(url: str, headers: dict[str, str]) -> int:
+            return session.put(url, data=CAT, headers=headers, timeout=60).status_code
+
+        session.verify = str(tmp_path / "caddy/pki/authorities/local/root.crt")
+        session.trust_env = False  # REQUESTS_CA_BUNDLE would take precedence
+        session.mount(
+            front, HTTPAdapter(max_retries=Retry(20, backoff_factor=0.1, backoff_max=1))
+        )  # it signs first
+        assert session.put(f"{front}/predict", data=CAT, timeout=60).json()["label"] in CLASSES
+        # With curl, which reads an answer while it sends; Caddy closes the connection then.
+        large = tmp_path / "large"
+        large.write_bytes(bytes(MAX_UPLOAD_BYTES + 1))
+        refused = own_server.run(
+            "curl", "-sS", "--cacert", session.verify, "-T", large, f"{front}/predict"
+        )
+        assert json.loads(refused.stdout)["code"] == 413, refused.stderr
+        assert session.put(f"{front}/predict", data=b"", timeout=60).json()["code"] == 400
+        # A client can't claim another address: only the one that Caddy saw counts.
+        pretended = {"X-Forwarded-For": "203.0.113.7"}
+        with ExitStack() as clients:
+            for _ in range(80):
+                client = clients.enter_context(connect(own_server))
+                client.sendall(
+                    HEAD + b"X-Forwarded-For: 203.0.113.7\r\nContent-Length: 100000\r\n\r\nx"
+                )
+            wait_until(lambda: asked(door, pretended) == 503)
+            assert asked(f"{front}/predict", pretended) == 200
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("CATSDOGS_DEBIAN_NGINX" not in os.environ, reason="names no other nginx")
 def test_the_nginx_of_a_distribution_serves_as_well(own_server: Server, tmp_path: Path) -> None:
-    """What the image has; CI fetches it."""
+    """The nginx of the image; CI fetches it."""
     files = write_certificate(tmp_path, "first")
     nginx = os.environ["CATSDOGS_DEBIAN_NGINX"]
     for more in ({}, files):
@@ -128,10 +201,10 @@ def test_the_nginx_of_a_distribution_serves_as_well(own_server: Server, tmp_path
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"CATSDOGS_TLS_CERT": "only.pem"}, "give both, or neither"),
+        ({"CATSDOGS_TLS_CERT": "only.pem"}, "set both or neither"),
         ({"CATSDOGS_TLS_CERT": "a.pem", "CATSDOGS_TLS_KEY": "b.pem"}, "a.pem: can't be read"),
         ({"CATSDOGS_TRUSTED_PROXIES": "10.0.0.1/8"}, "has host bits set"),
-        ({"CATSDOGS_CLIENT_LIMIT": "yes"}, "give on or off"),
+        ({"CATSDOGS_CLIENT_LIMIT": "yes"}, "set on or off"),
         ({"CATSDOGS_HOST": "here; return 200"}, "CATSDOGS_HOST: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Servers that want an API key."""
+"""Servers that require an API key."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY, VERSION
-from tests.e2e.load import CAT
-from tests.e2e.servers import Server
+from testing.load import CAT
+from testing.repository import REPOSITORY, VERSION
+from testing.servers import Server
 
 PICTURE = REPOSITORY / "tests/pictures/cat.jpg"
 KEYS = ["a" * 32, "B_-9" * 16]

@@ -1,4 +1,4 @@
-"""What Prometheus is told, after requests that are known."""
+"""The metrics in Prometheus' format, after known requests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 import requests
 import yaml
 
+from handler.drift_features import bin_of, drift_features
 from handler.photo import decode_photo
-from handler.quantities import bin_of, quantities
-from tests.conftest import CARD, REPOSITORY, VERSION
-from tests.e2e.load import CAT, is_whole
-from tests.e2e.servers import Server, wait_until
+from testing.load import CAT, is_whole
+from testing.repository import CARD, REPOSITORY, VERSION
+from testing.servers import Server, wait_until
 
 MODEL = 'ModelName="catsdogs",Level="Model"'
 DECLARED = yaml.safe_load((REPOSITORY / "handler/metrics.yaml").read_text())["model_metrics"]
@@ -25,7 +25,7 @@ HANDLER = tuple(row["name"] for kind in ("counter", "histogram") for row in DECL
 
 
 def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
-    """The value of each series, its labels without the host."""
+    """The value of each series, without the label for the host."""
     text = requests.get(f"{server.address('gateway_metrics')}{path}", timeout=30).text
     values: dict[str, float] = {}
     for name, labels, value in re.findall(r"^(\w+)(?:\{(.*)\})? (\S+)$", text, re.MULTILINE):
@@ -35,7 +35,7 @@ def scrape(server: Server, path: str = "/metrics") -> dict[str, float]:
 
 
 def ask_a_known_mix(server: Server) -> list[dict[str, Any]]:
-    """What is said of the three cats among four requests with photos, beside other requests."""
+    """Metrics of four requests with photos, three of them cats, among other requests."""
     gateway = server.address("gateway")
     form = {"cat": ("1.jpg", CAT), "cut": ("2.jpg", CAT[:-500])}
     answers = [
@@ -55,8 +55,8 @@ def ask_a_known_mix(server: Server) -> list[dict[str, Any]]:
 def expected_of_the_handler(cats: list[dict[str, Any]]) -> dict[str, float]:
     bins: Counter[str] = Counter()
     for cat in cats:
-        for name, value in quantities(decode_photo(CAT), (451, 300), cat["confidence"]).items():
-            number = bin_of(value, CARD["reference"]["quantities"][name]["edges"])
+        for name, value in drift_features(decode_photo(CAT), (451, 300), cat["confidence"]).items():
+            number = bin_of(value, CARD["reference"]["drift_features"][name]["edges"])
             bins[f'photo_quantity_total{{quantity="{name}",bin="{number}",{MODEL}}}'] += 1
     return {
         f"prediction_requests_total{{{MODEL}}}": 4,
@@ -71,7 +71,7 @@ def expected_of_the_handler(cats: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def settled(server: Server) -> dict[str, float]:
-    """A scrape after which nothing comes of earlier requests: TorchServe counts some time later."""
+    """A scrape that includes all earlier requests: TorchServe counts with a delay."""
     scrapes = [scrape(server)]
 
     def nothing_came() -> bool:
@@ -92,7 +92,7 @@ def test_every_metric_tells_what_was_asked(server: Server) -> None:
     expected = expected_of_the_handler(ask_a_known_mix(server))
 
     def difference() -> dict[str, float]:
-        """Of the handler's metrics that have changed; without times, which nobody can foretell."""
+        """Changes of the handler's metrics, without durations."""
         changes = {name: value - before.get(name, 0) for name, value in scrape(server).items()}
         return {
             name: change
@@ -139,9 +139,16 @@ def test_a_client_that_leaves_is_neither_an_error_nor_an_answer(server: Server) 
 
     before = left()
     host, port = server.address("gateway").removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as client:
-        client.sendall(b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\ntoo short")
-    wait_until(lambda: left() == before + 1)
+    workers = server.workers()
+    try:
+        for worker in workers:  # so that none answers first
+            worker.suspend()
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /explain HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nwait")
+        wait_until(lambda: left() == before + 1)
+    finally:
+        for worker in workers:
+            worker.resume()
 
 
 def test_an_upload_is_measured_until_it_is_answered(server: Server) -> None:
@@ -163,23 +170,23 @@ def test_an_upload_is_measured_until_it_is_answered(server: Server) -> None:
 
 
 def test_a_workers_death_is_counted_as_a_restart(server: Server) -> None:
-    def told(name: str) -> float:
+    def metric(name: str) -> float:
         return scrape(server, "/metrics/workers")[f'torchserve_{name}{{model_version="{VERSION}"}}']
 
     wait_until(lambda: is_whole(server), 90)
     workers = len(server.workers())
-    before = told("worker_restarts_total")
-    assert told("workers_ready") == told("workers") == workers
-    assert told("queue_pending") == 0
-    assert told("queue_capacity") == 2000
+    before = metric("worker_restarts_total")
+    assert metric("workers_ready") == metric("workers") == workers
+    assert metric("queue_pending") == 0
+    assert metric("queue_capacity") == 2000
     server.workers()[0].kill()
-    wait_until(lambda: told("workers_ready") == workers - 1)
-    wait_until(lambda: told("worker_restarts_total") == before + 1, 90)
-    wait_until(lambda: told("workers_ready") == workers, 90)
-    assert told("workers") == workers
+    wait_until(lambda: metric("workers_ready") == workers - 1)
+    wait_until(lambda: metric("worker_restarts_total") == before + 1, 90)
+    wait_until(lambda: metric("workers_ready") == workers, 90)
+    assert metric("workers") == workers
 
 
-def test_the_processes_are_told_with_what_they_take(server: Server) -> None:
+def test_memory_of_each_process_is_exported(server: Server) -> None:
     values = scrape(server, "/metrics/workers")
     names = {name for name in values if name.startswith("torchserve_process_resident")}
     expected = ["frontend", *(f"worker {n}" for n in range(1, len(server.workers()) + 1))]

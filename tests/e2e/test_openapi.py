@@ -1,4 +1,4 @@
-"""The description of the API, and whether real servers keep to it."""
+"""The API description, and real servers' conformity with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import requests
 import yaml
 from openapi_spec_validator import validate
 
-from tests.conftest import REPOSITORY
-from tests.e2e.servers import Server
+from testing.repository import REPOSITORY
+from testing.servers import Server
 
 DESCRIPTION = REPOSITORY / "gateway/page/openapi.yaml"
 
@@ -34,7 +34,7 @@ def test_the_gateway_does_what_it_describes(server: Server, tmp_path: Path) -> N
     command = [
         Path(sys.executable).with_name("schemathesis"), "run", DESCRIPTION,
         "--url", server.address("gateway"), "--max-examples", "30",
-        # What a photo is, no schema can say.
+        # A schema can't describe a valid photo.
         "--checks", "all", "--exclude-checks", "positive_data_acceptance",
         "--seed", "1", "--request-timeout", "30", "--no-color",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The README's commands, typed as they stand, in their order."""
+"""README's commands, unchanged and in order."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, needs
-from tests.e2e.servers import Server
+from testing.repository import REPOSITORY
+from testing.servers import Server
+from tests.conftest import needs
 from tests.test_documents import commands
 
 RUN_HERE = (
@@ -25,8 +26,8 @@ RUN_HERE = (
 
 @pytest.fixture
 def checkout(server: Server) -> Iterator[Path]:
-    """The server's folder with what the repository has beside its model store and logs."""
-    links = [server.folder / name for name in ("models", "tests", "tools", "training")]
+    """The server's folder, with the repository's files except model store and logs."""
+    links = [server.folder / name for name in ("files", "models", "tests", "tools", "training")]
     for link in links:
         link.symlink_to(REPOSITORY / link.name)
     python = server.folder / ".venv/bin/python"

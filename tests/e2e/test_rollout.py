@@ -9,17 +9,16 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 import torch
 from PIL import Image
 
-from tests.conftest import REPOSITORY, VERSION
-from tests.e2e.corrupt import HANDLER, corrupt
-from tests.e2e.load import CAT, Load
-from tests.e2e.servers import Server, wait_until
+from testing.corrupt import HANDLER, corrupt
+from testing.load import CAT, Load
+from testing.repository import REPOSITORY, VERSION
+from testing.servers import Server, wait_until
 from training.archive import archive
 
 PROGRAM = REPOSITORY / "tools/rollout"
@@ -79,21 +78,15 @@ def slow(store: Path) -> str:
 
 
 def wrong_ones(store: Path, folder: Path) -> dict[str, str]:
-    """Archives that must not become the default, with what is told of them."""
+    """Archives that must not become the default, with the reason that is printed."""
     sick = store / "catsdogs-2.3.mar"
     corrupt(store / "catsdogs.mar", "weights that are not numbers", "2.3", sick)
     with_checksum(sick)
     return {
-        worse(store, folder): "it is right about 0.0% of the photos alone",
+        worse(store, folder): "its accuracy is only 0.0%",
         slow(store): "times as long, more than 1.5",
         sick.name: "its workers die while they load it",
     }
-
-
-def versions(server: Server, path: str = "/all") -> list[str]:
-    url = f"{server.models}/catsdogs{path}"
-    told: list[dict[str, Any]] = requests.get(url, timeout=30).json()
-    return [version["modelVersion"] for version in told]
 
 
 def roll_out(
@@ -114,48 +107,50 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
     with Load(own_server, clients=4) as load:
         load.wait_for(20)
         for name, message in wrong.items():
-            told = roll_out(own_server, name, photos)
-            assert told.returncode == 1, told
-            assert message in told.stdout
-            assert f"{VERSION} goes on" in told.stdout
-            assert versions(own_server) == [VERSION]
+            result = roll_out(own_server, name, photos)
+            assert result.returncode == 1, result
+            assert message in result.stdout
+            assert f"{VERSION} stays" in result.stdout
+            assert list(own_server.management.versions()) == [VERSION]
 
         # Four photos say little about speed on a busy machine.
-        options = ("--canary", "20", "--slower", "10")
-        done = roll_out(own_server, "catsdogs-2.0.mar", photos, *options)
+        options = ("--canary", "20", "--max-slowdown", "10")
+        done = roll_out(own_server, "catsdogs-3.0.mar", photos, *options)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "2.0 answers 20 % of the requests" in done.stdout
-        assert "2.0 answers\n" in done.stdout
-        assert versions(own_server) == versions(own_server, "") == ["2.0"]
+        assert "3.0 gets 20 % of the requests" in done.stdout
+        assert "3.0 serves\n" in done.stdout
+        assert list(own_server.management.versions()) == ["3.0"]
+        assert own_server.management.default() == "3.0"
         load.wait_for(load.good() + 20)
     assert load.failed() == []
 
     # The next start serves it, too.
     assert own_server.serve("--stop").returncode == 0
     own_server.start()
-    assert versions(own_server) == ["2.0"]
+    assert list(own_server.management.versions()) == ["3.0"]
 
 
 @pytest.mark.slow
 def test_ended_while_the_canary_has_its_share_it_goes_back(server: Server, tmp_path: Path) -> None:
     command = [
-        sys.executable, PROGRAM, "model_store/catsdogs-2.0.mar", labelled(tmp_path / "photos"),
-        "--canary", "50", "--slower", "100",
+        sys.executable, PROGRAM, "model_store/catsdogs-3.0.mar", labelled(tmp_path / "photos"),
+        "--canary", "50", "--max-slowdown", "100",
     ]  # fmt: skip
     with subprocess.Popen(
         command, cwd=server.folder, env=server.environment, stdout=subprocess.PIPE, text=True
     ) as rollout:
         rolling = server.folder / "logs/rollout.json"
         wait_until(lambda: rollout.poll() is not None or rolling.exists(), 120)
-        wait_until(lambda: answers_by(server, "2.0"), 30)
+        wait_until(lambda: answers_by(server, "3.0"), 30)
         rollout.terminate()
-        told, _ = rollout.communicate(timeout=60)
-    assert rollout.returncode == 1, told
-    assert "stopped" in told
-    assert f"{VERSION} goes on\n" in told
-    assert versions(server) == versions(server, "") == [VERSION]
+        output, _ = rollout.communicate(timeout=60)
+    assert rollout.returncode == 1, output
+    assert "stopped" in output
+    assert f"{VERSION} stays\n" in output
+    assert list(server.management.versions()) == [VERSION]
+    assert server.management.default() == VERSION
     assert not rolling.exists()
-    assert all(not answers_by(server, "2.0") for _ in range(20))
+    assert all(not answers_by(server, "3.0") for _ in range(20))
 
 
 def answers_by(server: Server, version: str) -> bool:
@@ -169,17 +164,17 @@ def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: P
     photos = labelled(tmp_path / "photos")
     (tmp_path / "empty").mkdir()
     store = own_server.folder / "model_store"
-    shutil.copy(store / "catsdogs-2.0.mar", tmp_path)
+    shutil.copy(store / "catsdogs-3.0.mar", tmp_path)
     corrupt(store / "catsdogs.mar", "half an archive", "2.4", store / "catsdogs-2.4.mar")
     with_checksum(store / "catsdogs-2.4.mar")
     for arguments, message in (
         (["model_store/none.mar", photos], "none.mar is missing"),
-        ([tmp_path / "catsdogs-2.0.mar", photos], "does not lie in model_store"),
-        (["model_store/catsdogs-2.4.mar", photos], "is no archive"),
-        (["model_store/catsdogs-2.0.mar", tmp_path / "empty"], "no photos"),
-        (["model_store/catsdogs-2.0.mar", photos], "Connection refused"),
+        ([tmp_path / "catsdogs-3.0.mar", photos], "is not in model_store"),
+        (["model_store/catsdogs-2.4.mar", photos], "is not an archive"),
+        (["model_store/catsdogs-3.0.mar", tmp_path / "empty"], "no photos"),
+        (["model_store/catsdogs-3.0.mar", photos], "Connection refused"),
     ):
-        told = own_server.run(sys.executable, PROGRAM, *arguments)
-        assert told.returncode == 2
-        assert message in told.stderr
-        assert "Traceback" not in told.stderr
+        done = own_server.run(sys.executable, PROGRAM, *arguments)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""Who reaches what: the gateway's routes, the management API's archives, workers' environment."""
+"""Access: the gateway's routes, the management API's archives, workers' environment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.e2e.load import CAT
-from tests.e2e.servers import SECRETS, Server
+from testing.load import CAT
+from testing.servers import SECRETS, Server
+from tools.server.management import Refused
 
 
 def ask(server: Server, method: str, target: str, **headers: str) -> tuple[int, str, bytes]:
-    """Status, content type and body that the gateway gives to a target sent as it stands."""
+    """The gateway's status, content type and body for an unmodified target."""
     address = urlsplit(server.address("gateway"))
     connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=30)
     connection.putrequest(method, target, skip_host="Host" in headers)
@@ -49,7 +50,7 @@ def test_nothing_else_of_torchserve_is_behind_the_gateway(server: Server, target
         status, content_type, body = ask(server, method, target)
         assert content_type == "application/json", (method, body)
         assert json.loads(body)["code"] == status
-        # What is no path, such as *, or another program's method is malformed to nginx.
+        # For nginx, a target that is no path, such as *, and unknown methods are malformed.
         assert status == 404 or (status in (400, 405) and answers_by_itself(method, target))
 
 
@@ -104,25 +105,26 @@ def test_other_methods_get_a_405(
 )  # fmt: skip
 def test_only_archives_of_the_store_are_registered(server: Server, url: str) -> None:
     outside = server.folder / "outside.mar"
-    shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
+    shutil.copy(server.folder / "model_store/catsdogs-3.0.mar", outside)
     stored = sorted((server.folder / "model_store").iterdir())
-    response = server.register(url.format(outside=outside), workers=0)
-    assert response.status_code in (404, 500)
-    registered = requests.get(server.models, timeout=30).json()["models"]
+    with pytest.raises(Refused) as refused:
+        server.management.register(url.format(outside=outside), workers=0)
+    assert refused.value.status in (404, 500)
+    registered = server.management.ask("GET", "")["models"]
     assert {model["modelName"] for model in registered} == {"catsdogs"}
-    assert requests.get(f"{server.models}/catsdogs/2.0", timeout=30).status_code == 404
+    assert "3.0" not in server.management.versions()
     assert sorted((server.folder / "model_store").iterdir()) == stored
 
 
 def test_what_the_store_links_to_counts_as_in_the_store(server: Server) -> None:
-    # As SECURITY.md says: who can write into the store decides what runs.
+    # As SECURITY.md says: write access to the store decides which code runs.
     link = server.folder / "model_store/link.mar"
     outside = server.folder / "outside.mar"
-    shutil.copy(server.folder / "model_store/catsdogs-2.0.mar", outside)
+    shutil.copy(server.folder / "model_store/catsdogs-3.0.mar", outside)
     link.symlink_to(outside)
     try:
-        assert server.register("link.mar", workers=0).status_code == 200
-        assert requests.delete(f"{server.models}/catsdogs/2.0", timeout=60).status_code == 200
+        server.management.register("link.mar", workers=0)
+        server.management.unregister("3.0")
         assert outside.exists()
     finally:
         link.unlink()
@@ -142,7 +144,9 @@ def test_workers_hold_no_secret_of_the_launcher(server: Server) -> None:
 def test_a_container_takes_the_model_api_away(own_server: Server) -> None:
     own_server.environment["TS_ENABLE_MODEL_API"] = "false"
     own_server.start()
-    register = own_server.register("catsdogs-2.0.mar")
-    delete = requests.delete(f"{own_server.models}/catsdogs", timeout=60)
-    assert (register.status_code, delete.status_code) == (405, 405)
+    management = own_server.management
+    for change in (lambda: management.register("catsdogs-3.0.mar"), management.unregister):
+        with pytest.raises(Refused) as refused:
+            change()
+        assert refused.value.status == 405
     assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200

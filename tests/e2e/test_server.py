@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 
 from handler.backend import computes_int8
-from tests.conftest import CARD, CLASSES, REPOSITORY
-from tests.e2e.load import CAT
-from tests.e2e.servers import Server
+from testing.load import CAT
+from testing.repository import CARD, CLASSES, REPOSITORY
+from testing.servers import Server
+from tools.server.management import Refused
 
-# As curl -d says, and --data-binary.
+# The content type of curl -d and --data-binary.
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -119,18 +120,18 @@ def test_unknown_models_and_versions_get_a_404(server: Server) -> None:
 
 
 def without_nulls(value: Any) -> Any:
-    """`value` as TorchServe passes it on: it drops what is null."""
+    """`value` as TorchServe passes it on, without null values."""
     if not isinstance(value, dict):
         return value
     return {key: without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def test_the_management_api_describes_the_model(server: Server) -> None:
-    url = f"{server.models}/catsdogs"
-    (model,) = requests.get(url, params={"customized": "true"}, timeout=30).json()
+    (model,) = server.management.ask("GET", "/catsdogs?customized=true")
     about = model["customizedMetadata"]
-    internal = ("strangeness", "activation_ranges", "reference", "params")
-    card = {name: value for name, value in CARD.items() if name not in internal}
+    internal = ("ood_score", "activation_ranges", "reference", "params")
+    names = {"metrics": "figures"}  # as clients know them
+    card = {names.get(name, name): value for name, value in CARD.items() if name not in internal}
     assert about.items() >= without_nulls(card).items()
     assert not about.keys() & set(internal)
     assert about["parameters"] > 26_000_000
@@ -142,13 +143,13 @@ def test_the_management_api_describes_the_model(server: Server) -> None:
 
 
 def test_a_version_is_registered_asked_and_unregistered(server: Server) -> None:
-    registered = server.register("catsdogs-2.0.mar")
-    assert registered.status_code == 200, registered.text
-    assert server.register("catsdogs-2.0.mar").status_code == 409
-    assert put(server, CAT, "/2.0").json()["model_version"] == "2.0"
-    assert put(server, CAT).json()["model_version"] != "2.0"
-    assert requests.delete(f"{server.models}/catsdogs/2.0", timeout=60).status_code == 200
-    assert put(server, CAT, "/2.0").status_code == 404
+    server.management.register("catsdogs-3.0.mar")
+    with pytest.raises(Refused, match=": 409 "):
+        server.management.register("catsdogs-3.0.mar")
+    assert put(server, CAT, "/3.0").json()["model_version"] == "3.0"
+    assert put(server, CAT).json()["model_version"] != "3.0"
+    server.management.unregister("3.0")
+    assert put(server, CAT, "/3.0").status_code == 404
     assert put(server, CAT).status_code == 200
 
 

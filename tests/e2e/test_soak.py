@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.soak import soak
-from tests.e2e.servers import Server
+from testing.servers import Server
 
 
 @pytest.mark.slow

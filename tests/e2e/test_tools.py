@@ -10,54 +10,59 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import REPOSITORY
-from tests.e2e.servers import Server, free_ports, wait_until
+from testing.repository import REPOSITORY
+from testing.servers import Server, free_ports, wait_until
 
 PICTURE = str(REPOSITORY / "tests/pictures/cat.jpg")
 
 
 @pytest.mark.slow
 def test_serve_starts_once_and_again_only_for_a_newer_archive(own_server: Server) -> None:
-    told = own_server.start()
+    output = own_server.start()
     predict = f"{own_server.address('gateway')}/predict"
-    assert predict in told
-    demo = own_server.run(sys.executable, REPOSITORY / "tools/demo", PICTURE)
-    assert demo.returncode == 0, demo.stderr
-    assert f"$ curl -T {PICTURE} {predict}" in demo.stdout
-    assert '"label": "' in demo.stdout
-    without_curl = dict(own_server.environment, PATH="/nowhere")
-    assert Server(own_server.folder, without_curl).run(
-        sys.executable, REPOSITORY / "tools/demo", PICTURE
-    ).stdout == demo.stdout  # fmt: skip
+    assert predict in output
+    asked = own_server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)
+    assert asked.returncode == 0, asked.stderr
+    assert PICTURE in asked.stdout
     first = own_server.launcher()
     own_server.start()
     assert own_server.launcher() == first
     second = own_server.serve()
     assert second.returncode == 2
-    assert f"already, by process {first.pid}" in second.stderr
+    assert f"error: process {first.pid} already serves from this folder" in second.stderr
     os.utime(own_server.folder / "model_store/catsdogs.mar")
     own_server.start()
     assert own_server.launcher() != first
     assert not first.is_running()
     own_server.stop()
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
-    assert own_server.serve("--stop").stdout == "catsdogs is not served here\n"
+    assert own_server.serve("--stop").stdout == "catsdogs is not running in this folder\n"
 
 
-def test_demo_shows_a_refused_photo_and_says_so_by_its_exit_code(
-    server: Server, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_settings_reach_torchserve_and_others_are_noticed(own_server: Server) -> None:
+    own_server.environment["TS_JOB_QUEUE_SIZE"] = "3000"
+    own_server.start()
+    queue = own_server.management.version()["jobQueueStatus"]
+    assert queue["remainingCapacity"] + queue["pendingRequests"] == 3000
+    for name, other in {"TS_JOB_QUEUE_SIZE": "2999", "CATSDOGS_LOGS": "stdout"}.items():
+        kept = dict(own_server.environment)
+        own_server.environment[name] = other
+        asked = own_server.serve("--detach")
+        own_server.environment = kept
+        assert asked.returncode == 2
+        assert f"serves from this folder with another {name};" in asked.stderr
+
+
+def test_a_refused_photo_is_shown_and_told_by_the_exit_code(server: Server, tmp_path: Path) -> None:
     text = tmp_path / "text.jpg"
     text.write_text("not a photo")
-    demo = [sys.executable, REPOSITORY / "tools/demo", text, PICTURE]
-    shown = server.run(*demo)
+    shown = server.run(sys.executable, REPOSITORY / "tools/classify", text, PICTURE)
     assert shown.returncode == 1
-    assert '"code": 400' in shown.stdout
-    assert shown.stdout.count("$ curl") == 2
-    assert '"label": "' in shown.stdout
-    without_curl = Server(server.folder, dict(server.environment, PATH="/nowhere"))
-    assert without_curl.run(*demo).stdout == shown.stdout
-    assert without_curl.run(*demo).returncode == 1
+    _, refused, answered = shown.stdout.splitlines()
+    assert refused.startswith("refused ")
+    assert f" {text}: " in refused
+    assert answered.endswith(PICTURE)
 
 
 def start(server: Server, *options: str) -> subprocess.Popen[str]:
@@ -90,10 +95,10 @@ def test_of_two_launchers_at_once_the_second_is_refused_and_the_first_can_be_sto
         for options in ([], ["--detach"]):
             second = own_server.serve(*options)
             assert second.returncode == 2
-            assert "error: catsdogs is served here already, by process " in second.stderr
+            assert " already serves from this folder; stop it first (make stop)" in second.stderr
             assert second.stderr.count("\n") == 1
         assert first.wait(120) == 0, first.stderr
-    assert f"by process {own_server.launcher().pid}\n" in second.stderr
+    assert f"error: process {own_server.launcher().pid} already" in second.stderr
     assert (log.stat().st_ino, log.stat().st_size >= began.st_size) == (began.st_ino, True)
     processes = own_server.processes()
     assert own_server.serve("--stop").stdout == "catsdogs is stopped\n"
@@ -115,7 +120,7 @@ def test_what_is_still_starting_can_be_stopped(own_server: Server) -> None:
 def test_one_of_the_two_each_share_a_folder_but_not_with_both(own_server: Server) -> None:
     with start(own_server, "--only", "gateway") as gateway:
         wait_until(lambda: is_held(own_server, "gateway.lock"))
-        assert "already, by process" in own_server.serve().stderr
+        assert "already serves from this folder" in own_server.serve().stderr
         with start(own_server, "--only", "torchserve") as torchserve:
             wait_until(lambda: is_held(own_server, "torchserve.lock"))
             with start(own_server, "--stop") as stop:
@@ -127,26 +132,28 @@ def test_a_program_that_is_missing_and_a_log_that_can_not_be_written_are_told_in
     own_server: Server,
 ) -> None:
     own_server.environment |= {"CATSDOGS_NGINX": "/nowhere/nginx", "CATSDOGS_LOGS": "stdout"}
-    told = own_server.serve("--only", "gateway")
-    assert told.returncode == 2
-    assert told.stderr == (
-        "error: the gateway can't be started: /nowhere/nginx: No such file or directory\n"
+    done = own_server.serve("--only", "gateway")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: can't start the gateway: /nowhere/nginx: No such file or directory\n"
     )
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
     own_server.environment["LOG_LOCATION"] = "/proc/nowhere"  # as on a file system to be read only
     for options in (["--only", "gateway"], ["--detach"]):
-        told = own_server.serve(*options)
-        assert told.returncode == 2
-        assert told.stderr.startswith("error: /proc/nowhere: No such file or directory; LOG_LOC")
+        done = own_server.serve(*options)
+        assert done.returncode == 2
+        assert done.stderr.startswith(
+            "error: /proc/nowhere: No such file or directory; set LOG_LOC"
+        )
 
 
 def test_what_torchserve_unpacks_goes_even_where_it_could_not_be_started(
     own_server: Server,
 ) -> None:
     (own_server.folder / "logs/torchserve.log").mkdir(parents=True)
-    told = own_server.serve()
-    assert told.returncode == 2
-    assert told.stderr.startswith("error: logs/torchserve.log: Is a directory; LOG_LOCATION")
+    done = own_server.serve()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: logs/torchserve.log: Is a directory; set LOG_LOCATION")
     assert list(Path(own_server.environment["TMPDIR"]).iterdir()) == []
 
 
@@ -155,7 +162,7 @@ def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server)
     result = own_server.serve()
     assert result.returncode == 2
     assert result.stderr == (
-        "error: model_store/catsdogs.mar is not what model_store/catsdogs.mar.sha256 tells; "
+        "error: model_store/catsdogs.mar does not match model_store/catsdogs.mar.sha256; "
         "run `make -B model_store/catsdogs.mar`\n"
     )
 
@@ -163,7 +170,7 @@ def test_serve_refuses_an_archive_that_is_not_what_was_built(own_server: Server)
 def test_a_port_that_another_program_has_is_named_before_anything_starts(
     own_server: Server,
 ) -> None:
-    for name, told, moved in (
+    for name, purpose, moved in (
         ("management", "management", "TS_MANAGEMENT_ADDRESS=http://127.0.0.1:"),
         ("gateway", "the gateway", "CATSDOGS_PORT="),
     ):
@@ -172,8 +179,8 @@ def test_a_port_that_another_program_has_is_named_before_anything_starts(
             result = own_server.serve("--detach")
         assert result.returncode == 2
         assert result.stderr == (
-            f"error: port {port} ({told}) is taken by another program, process {os.getpid()} "
-            f"({psutil.Process().name()}); end it, or set {moved}{port + 10_000}\n"
+            f"error: port {port} ({purpose}) is in use by another program, process {os.getpid()} "
+            f"({psutil.Process().name()}); stop it, or set {moved}{port + 10_000}\n"
         )
         assert not (own_server.folder / "logs/torchserve.log").exists()
 
@@ -212,22 +219,24 @@ def test_serve_says_in_the_words_of_this_start_why_a_server_ends(own_server: Ser
     result = own_server.serve("--detach")
     assert result.returncode == 2
     assert result.stderr == (
-        "error: TorchServe ended; last words in logs:\n"
+        "error: TorchServe ended; the last lines in logs:\n"
         'Invalid configuration: For input string: "many"\n'
     )
     assert own_server.processes() == []
 
 
-def test_serve_and_demo_name_what_is_missing(tmp_path: Path) -> None:
+def test_serve_and_classify_name_what_is_missing(tmp_path: Path) -> None:
     server = Server(tmp_path, dict(os.environ))
     result = server.serve("--detach")
     assert result.returncode == 2
-    assert result.stderr == "error: config.properties is missing here; run `make serve`\n"
+    assert result.stderr == (
+        "error: config.properties is missing in this folder; run `make serve` in the repository\n"
+    )
     server.environment |= {"CATSDOGS_HOST": "127.0.0.1", "CATSDOGS_PORT": str(free_ports(1)[0])}
-    result = server.run(sys.executable, REPOSITORY / "tools/demo", "none.jpg")
+    result = server.run(sys.executable, REPOSITORY / "tools/classify", "none.jpg")
     assert result.returncode == 2
-    assert result.stderr == "error: none.jpg: no such photo\n"
-    result = server.run(sys.executable, REPOSITORY / "tools/demo", PICTURE)
+    assert result.stderr == "error: none.jpg: no such photo or folder\n"
+    result = server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)
     assert result.returncode == 2
     assert "doesn't answer" in result.stderr
-    assert "run `make serve`" in result.stderr
+    assert "`make serve` starts one here" in result.stderr

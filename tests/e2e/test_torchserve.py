@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import requests
 
-from tests.conftest import CLASSES, REPOSITORY
-from tests.e2e.servers import Server, wait_until
+from testing.repository import CLASSES, REPOSITORY
+from testing.servers import Server, wait_until
 
 CAT = REPOSITORY / "tests/pictures/cat.jpg"
 
