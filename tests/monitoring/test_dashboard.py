@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
-from tests.tools.test_sizes import tool
+from testing.repository import REPOSITORY
+from tools.server import watcher
 
 MONITORING = REPOSITORY / "monitoring"
 DASHBOARD = json.loads((MONITORING / "dashboard.json").read_text())
@@ -37,17 +37,17 @@ def known_metrics() -> set[str]:
         for metric in metrics
     }
     exported = set(
-        re.findall(r'"(torchserve_\w+)"', (REPOSITORY / "tools/exporter.py").read_text())
+        re.findall(r'"(torchserve_\w+)"', (REPOSITORY / "tools/server/exporter.py").read_text())
     )
     gateway = {
         metric.name + ("_total" if metric.type == "counter" else "")
-        for metric in tool("watcher").Watcher(REPOSITORY).registry.collect()
+        for metric in watcher.Watcher(REPOSITORY).registry.collect()
     }
     return names | exported | gateway | {rule["record"] for rule in RECORDED} | {"up"}
 
 
 def metrics_of(expression: str) -> set[str]:
-    """Names of metrics, without what Prometheus adds to those of a histogram."""
+    """Names of metrics, without the suffixes of histograms."""
     bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|\b(by|on) \([^)]*\)", "", expression)
     names = set(re.findall(r"\b[a-zA-Z_:][\w:]*", bare)) - WORDS
     return {re.sub(r"_seconds_(bucket|count|sum)$", "_seconds", name) for name in names}
@@ -61,6 +61,43 @@ def metrics_of(expression: str) -> set[str]:
 def test_expressions_use_metrics_that_exist(expression: str) -> None:
     assert metrics_of(expression) <= known_metrics()
     assert metrics_of(expression) or "vector" in expression
+
+
+def test_each_query_asks_for_one_release_and_names_what_it_gets() -> None:
+    annotations = [annotation["target"] for annotation in DASHBOARD["annotations"]["list"]]
+    for query in [*annotations, *(target for panel in PANELS for target in panel["targets"])]:
+        chosen = query["expr"].count('{namespace="$namespace", service="$service"')
+        words = re.findall(r"\b[a-zA-Z_][\w:]*\{", query["expr"])
+        assert chosen == len(words) >= len(metrics_of(query["expr"])) > 0
+        assert query in annotations or query["legendFormat"]
+
+
+@pytest.mark.parametrize(
+    ("title", "steps", "rules"),
+    [
+        ("Good requests, last hour", [0.995], ["14.4 * 0.005"]),
+        ("Burn rate of the error budget", [6, 14.4], ["_1h > 14.4 * 0.005", "_6h > 6 * 0.005"]),
+        ("Batches in the handler", [0.25], ['seconds_bucket{le="0.25"}']),
+        ("Photo requests at the gateway", [2.5], ['le="2.5"}[10m]']),
+        ("Worker restarts in 15 minutes", [3], ["restarts_total[15m])) > 3"]),
+        (
+            "Distance from the validation photos (PSI)",
+            [0.1, 0.25],
+            ["psi_10m{quantity!=", "> 0.25"],
+        ),
+        ("Distance from the validation photos, over a day (PSI)", [0.1], ["psi_1d{", "> 0.1"]),
+        ("Disk for uploads", [64 * 12 * 2**20], ["free_bytes < 64 * 12 * 2 ^ 20"]),
+    ],
+)
+def test_lines_are_drawn_where_rules_compare(
+    title: str, steps: list[float], rules: list[str]
+) -> None:
+    (panel,) = [panel for panel in PANELS if panel["title"] == title]
+    drawn = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert [step["value"] for step in drawn] == [None, *steps]
+    compared = " ".join(rule["expr"] for rule in ALERTS + RECORDED)
+    for rule in rules:
+        assert rule in compared
 
 
 def test_panels_have_titles_units_and_room_of_their_own() -> None:

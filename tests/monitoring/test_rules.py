@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import CARD, CLASSES, REPOSITORY, needs
-from tests.monitoring.traffic import PER_STEP, STEP, Photo, firing, rule_test
+from testing.repository import CARD, CLASSES, REPOSITORY
+from testing.traffic import PER_STEP, STEP, Photo, firing, rule_test
+from tests.conftest import needs
 from training.drift import WINDOWS, drift_rules
 
 MONITORING = REPOSITORY / "monitoring"
@@ -39,17 +41,46 @@ def test_each_alert_but_those_of_drift_is_tested() -> None:
                 assert f'ALERTS{{alertname="{rule["alert"]}", alertstate="firing"' in tested
 
 
+@needs("promtool")
+def test_each_alert_says_in_words_and_figures_what_is_wrong(tmp_path: Path) -> None:
+    faults = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())
+    faults["rule_files"] = [str(MONITORING / name) for name in faults["rule_files"]]
+    for test in faults["tests"]:
+        samples = [row for row in test["promql_expr_test"] if row["exp_samples"]]
+        test["alert_rule_test"] = [
+            {"alertname": alert, "eval_time": row["eval_time"]}
+            for row in samples
+            for alert in re.findall(r'alertname="(\w+)"', row["exp_samples"][0]["labels"])
+        ]
+    shifted = {"brightness": 0.1, "confidence": 0.6, "class_name": CLASSES[0]}
+    drift = rule_test([*photos(15, seed=1), *photos(10, seed=2, **shifted)])
+    rules = [rule for group in ALERTS for rule in group["rules"]]
+    drift["tests"][0]["alert_rule_test"] = [
+        {"alertname": alert, "eval_time": "25m"} for alert in {rule["alert"] for rule in rules}
+    ]
+    shown = ""
+    for number, content in enumerate((faults, drift)):
+        (tmp_path / f"{number}.yml").write_text(json.dumps(content))
+        command = ["promtool", "test", "rules", tmp_path / f"{number}.yml"]
+        # No alert is expected, so that promtool prints the texts of those that fire.
+        shown += subprocess.run(command, capture_output=True, text=True, check=False).stderr
+    for rule in rules:
+        summary = rule["annotations"]["summary"].replace("a day", "10 minutes")
+        filled = re.sub(r"\\{\\{.*?\\}\\}", r"[\\w.%:-]+", re.escape(summary))
+        assert re.search(f'summary="{filled}"', shown), summary
+
+
 def test_the_rules_of_drift_are_those_of_the_released_weights() -> None:
     assert (MONITORING / "drift_rules.yml").read_text() == drift_rules(CARD)
 
 
 def photos(minutes: int, seed: int, **shifted: object) -> list[list[Photo]]:
-    """A photo a second with quantities as in the reference, but for the `shifted` ones."""
+    """A photo per second, with drift features as in the reference except the `shifted` ones."""
     random = np.random.default_rng(seed)
     known = CARD["reference"]
     draws = {}
     count = minutes * 60
-    for name, row in known["quantities"].items():
+    for name, row in known["drift_features"].items():
         values = np.array([*row["edges"], row["edges"][-1] + 1])
         draws[name] = random.choice(values, count, p=row["shares"] / np.sum(row["shares"]))
     names, shares = zip(*known["class_shares"].items(), strict=True)
@@ -132,6 +163,6 @@ def test_a_few_odd_photos_are_no_drift() -> None:
 
 def test_the_reference_has_shares_that_add_up() -> None:
     known = CARD["reference"]
-    of_quantities = [row["shares"] for row in known["quantities"].values()]
-    for shares in [list(known["class_shares"].values()), *of_quantities]:
+    of_features = [row["shares"] for row in known["drift_features"].values()]
+    for shares in [list(known["class_shares"].values()), *of_features]:
         assert sum(shares) == pytest.approx(1)
