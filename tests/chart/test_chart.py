@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from testing.repository import REPOSITORY, VERSION
 from tests.chart.conftest import (
     CHART,
     EVERYTHING,
@@ -24,13 +25,17 @@ from tests.chart.conftest import (
     run_helm,
 )
 from tests.chart.values_table import table
-from tests.conftest import REPOSITORY, VERSION
+from tools.server import sizes
 
 pytestmark = needs_helm
 
 VERSIONS = [f"1.{minor}" for minor in range(29, 36)]
 OF_THE_OPERATOR = ("ServiceMonitor", "PrometheusRule")  # no schemas of Kubernetes' own
-names = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?", fullmatch=True)
+# Names of releases: Helm accepts 53 characters, including dots.
+names = st.from_regex(
+    r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?|[a-z0-9]([a-z0-9-]{0,24}[a-z0-9])?(\.[a-z0-9]{1,13}){2}",
+    fullmatch=True,
+)
 
 
 def test_helm_finds_nothing_to_complain_of() -> None:
@@ -56,6 +61,19 @@ def test_names_are_valid_whatever_the_release_is_called(release: str, name: str)
             kubernetes_validate.validate(manifest, VERSIONS[-1], strict=True)
         for key, label in manifest["metadata"]["labels"].items():
             assert re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?", label), key
+
+
+def test_a_release_may_have_a_dot_in_its_name() -> None:
+    manifests = render(EVERYTHING, "pets.v1")
+    assert ("Service", "pets-v1-catsdogs") in manifests
+    labels = manifests["Deployment", "pets-v1-catsdogs"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/instance"] == "pets.v1"
+
+
+def test_a_name_that_is_cut_ends_with_no_dash() -> None:
+    names = [name for _, name in render(EVERYTHING, "a" * 50 + "--b")]
+    assert min(map(len, names)) == 50
+    assert not [name for name in names if name.endswith("-")]
 
 
 @pytest.mark.parametrize("pair", [("y", "n"), ("catsdogs", "catsdogs-2"), ("a" * 53, "b" * 53)])
@@ -118,7 +136,7 @@ def test_a_pod_may_take_long_enough_to_end(values: dict[str, Any]) -> None:
     waits = {tuple(c["lifecycle"]["preStop"]["exec"]["command"]) for c in pod["containers"]}
     ((_, before_stop),) = waits
     grace = number_in("gateway/nginx.conf", r"worker_shutdown_timeout (\d+)s;")
-    drain = number_in("tools/torchserve.py", r"SECONDS_TO_DRAIN = (\d+)")
+    drain = number_in("tools/server/torchserve.py", r"SECONDS_TO_DRAIN = (\d+)")
     assert pod["terminationGracePeriodSeconds"] > int(before_stop) + grace + 1 + drain + 20
     assert pod["terminationGracePeriodSeconds"] >= values.get("terminationGracePeriodSeconds", 75)
 
@@ -146,7 +164,7 @@ def test_both_containers_see_the_uploads_where_the_image_says() -> None:
 
 
 def test_uploads_fit_on_the_disk_that_a_pod_may_take() -> None:
-    """Kubelets evict pods that outgrow it."""
+    """Kubelets evict pods that exceed it."""
     pod = serving_pod({"archive": EVERYTHING["archive"]})
     room = {v["name"]: quantity(v["emptyDir"]["sizeLimit"]) for v in pod["volumes"]}
     large = number_in("gateway/photo.conf", r"limit_conn large (\d+);")
@@ -169,7 +187,7 @@ def test_the_gateway_lives_while_torchserve_starts_and_is_ready_when_photos_are_
     assert {probe["httpGet"]["port"] for probe in asked.values()} == {"metrics"}
     assert (
         asked["readiness"]["timeoutSeconds"]
-        > number_in("tools/watcher.py", r"SECONDS_TO_PROBE = (\d+)") + 1
+        > number_in("tools/server/watcher.py", r"SECONDS_TO_PROBE = (\d+)") + 1
     )
 
 
@@ -188,14 +206,14 @@ def test_other_settings_are_other_pods() -> None:
 
 
 def test_a_canary_is_a_deployment_of_its_own_behind_the_same_service() -> None:
-    manifests = render({"canary": {"enabled": True, "tag": "2.0", "replicas": 3}})
+    manifests = render({"canary": {"enabled": True, "tag": "3.0", "replicaCount": 3}})
     stable, canary = (
         manifests["Deployment", name] for name in ("pets-catsdogs", "pets-catsdogs-canary")
     )
     assert canary["spec"]["replicas"] == 3
     assert "replicas" not in stable["spec"]  # the autoscaler's
     images = [d["spec"]["template"]["spec"]["containers"][0]["image"] for d in (stable, canary)]
-    assert images == [f"catsdogs:{app_version()}", "catsdogs:2.0"]
+    assert images == [f"catsdogs:{app_version()}", "catsdogs:3.0"]
     service = manifests["Service", "pets-catsdogs"]["spec"]["selector"]
     for deployment in (stable, canary):
         assert service.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
@@ -211,7 +229,7 @@ def test_a_canary_is_a_deployment_of_its_own_behind_the_same_service() -> None:
     ("image", "canary", "expected"),
     [
         ({"tag": "1.5"}, {}, "catsdogs:1.5"),
-        ({"digest": f"sha256:{'1' * 64}"}, {"tag": "2.0"}, "catsdogs:2.0"),
+        ({"digest": f"sha256:{'1' * 64}"}, {"tag": "3.0"}, "catsdogs:3.0"),
         ({"tag": "1.5"}, {"digest": f"sha256:{'2' * 64}"}, f"catsdogs@sha256:{'2' * 64}"),
     ],
 )
@@ -221,6 +239,47 @@ def test_a_canary_is_named_by_tag_or_digest(
     manifests = render({"image": image, "canary": {"enabled": True} | canary})
     pod = manifests["Deployment", "pets-catsdogs-canary"]["spec"]["template"]["spec"]
     assert {container["image"] for container in pod["containers"]} == {expected}
+
+
+@pytest.mark.parametrize(
+    ("values", "stable", "canary"),
+    [
+        ({}, app_version(), app_version()),
+        ({"canary": {"tag": "3.0"}}, app_version(), "3.0"),
+        ({"canary": {"digest": f"sha256:{'2' * 64}"}}, app_version(), "2" * 12),
+        ({"image": {"tag": "1.5"}}, "1.5", "1.5"),
+        ({"image": {"tag": f"_{'x' * 100}_"}, "canary": {"tag": "_2._"}}, "x" * 62, "2"),
+    ],
+)
+def test_pods_carry_the_version_of_their_own_image(
+    values: dict[str, dict[str, Any]], stable: str, canary: str
+) -> None:
+    manifests = render(values | {"canary": {"enabled": True} | values.get("canary", {})})
+    for name, version in ("pets-catsdogs", stable), ("pets-catsdogs-canary", canary):
+        deployment = manifests["Deployment", name]
+        for meta in deployment["metadata"], deployment["spec"]["template"]["metadata"]:
+            assert meta["labels"]["app.kubernetes.io/version"] == version
+        assert "app.kubernetes.io/version" not in deployment["spec"]["selector"]["matchLabels"]
+
+
+def test_why_a_container_ended_stands_in_its_pods_status() -> None:
+    containers = [
+        container
+        for pod in pods(render(EVERYTHING))
+        for container in [*pod.get("initContainers", []), *pod["containers"]]
+    ]
+    assert {container["name"] for container in containers} == {
+        "archive", "gateway", "smoke", "torchserve"
+    }  # fmt: skip
+    policies = {container.get("terminationMessagePolicy") for container in containers}
+    assert policies == {"FallbackToLogsOnError"}
+
+
+def test_no_pod_of_a_test_outlives_the_release() -> None:
+    """Helm doesn't delete hooks together with a release."""
+    meta = render()["Pod", "pets-catsdogs-test"]["metadata"]
+    policy = meta["annotations"]["helm.sh/hook-delete-policy"].split(",")
+    assert {"before-hook-creation", "hook-succeeded", "hook-failed"} == set(policy)
 
 
 def test_the_tests_pod_gets_in_where_others_do_not_and_is_none_of_the_services() -> None:
@@ -251,8 +310,8 @@ def test_the_chart_is_of_the_released_model() -> None:
 def test_the_dashboard_and_the_jobs_are_those_of_the_monitoring_folder() -> None:
     manifests = render(EVERYTHING)
     folder = REPOSITORY / "monitoring"
-    told = manifests["ConfigMap", "pets-catsdogs-dashboard"]["data"]["catsdogs.json"]
-    assert told.strip() == (folder / "dashboard.json").read_text().strip()
+    configured = manifests["ConfigMap", "pets-catsdogs-dashboard"]["data"]["catsdogs.json"]
+    assert configured.strip() == (folder / "dashboard.json").read_text().strip()
     jobs = set(re.findall(r"job_name: (\S+)", (folder / "prometheus.yml").read_text()))
     monitor = manifests["ServiceMonitor", "pets-catsdogs"]["spec"]
     assert {e["relabelings"][0]["replacement"] for e in monitor["endpoints"]} == jobs
@@ -262,17 +321,15 @@ def test_the_dashboard_and_the_jobs_are_those_of_the_monitoring_folder() -> None
 def test_notes_tell_commands_of_this_release() -> None:
     notes = run_helm("install", "y", CHART, "--dry-run=client", values=EVERYTHING)
     notes = notes.partition("NOTES:")[2]
-    assert "helm test y --namespace default" in notes
+    assert "helm test y --namespace default --logs" in notes
     assert "port-forward service/y-catsdogs 8000:80" in notes
     assert 'curl -T photo.jpg -H "X-API-Key: $KEY" http://127.0.0.1:8000/predict' in notes
     assert "https://photos.example.org/" in notes
 
 
 def test_limits_leave_room_for_a_worker_and_requests_are_those_aimed_at() -> None:
-    from tests.tools.test_sizes import tool
-
     torchserve, gateway = (c["resources"] for c in serving_pod()["containers"])
-    assert quantity(torchserve["limits"]["memory"]) > tool("sizes").LEAST * 1e6
+    assert quantity(torchserve["limits"]["memory"]) > sizes.LEAST * 1e6
     requests = [part["requests"] for part in (torchserve, gateway)]
     assert 0.5 <= sum(quantity(part["cpu"]) for part in requests) <= 1
     assert 512 * 2**20 <= sum(quantity(part["memory"]) for part in requests) <= 2**30

@@ -1,4 +1,4 @@
-"""The chart's rules: those of monitoring/, for one release of several that a Prometheus watches."""
+"""The chart's rules: those of monitoring/, for one of several releases in a Prometheus."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from testing.traffic import rule_test
 from tests.chart.conftest import needs_helm, render
 from tests.conftest import needs
 from tests.monitoring.test_dashboard import MONITORING, WORDS
 from tests.monitoring.test_rules import photos
-from tests.monitoring.traffic import rule_test
 
 pytestmark = needs_helm
 
@@ -77,7 +77,7 @@ def test_no_series_of_another_release_is_read(whose: tuple[str, str]) -> None:
 
 
 def run_promtool(folder: Path, tests: dict[str, Any], *whose: tuple[str, str], drift: bool) -> None:
-    """Raises AssertionError with its complaint. The rules are those of all these releases."""
+    """Test the rules of all these releases. Raises AssertionError with promtool's message."""
     tests["rule_files"] = []
     for number, release in enumerate(whose):
         rules = folder / f"{number}.yml"
@@ -99,7 +99,7 @@ def test_a_release_that_is_well_hides_no_fault_of_another(
     tests = yaml.safe_load((MONITORING / "alerts_test.yml").read_text())  # none of drift
     for test in tests["tests"]:
         theirs = copy.deepcopy(test["input_series"])
-        for row in theirs:  # goes on as it began
+        for row in theirs:  # continues as it began
             row["series"] = with_labels(row["series"], labels_of(*well))
             row["values"] = re.sub(r"x\d+$", "x800", row["values"].split()[0])
         for row in test["input_series"]:
@@ -138,7 +138,7 @@ def test_photos_of_a_release_drift_by_themselves(tmp_path: Path) -> None:
 
 
 def test_rules_of_drift_can_be_left_out() -> None:
-    assert [group["name"] for group in groups(drift=False)] == ["ratios", "promises", "servers"]
+    assert [group["name"] for group in groups(drift=False)] == ["ratios", "slo", "servers"]
 
 
 def test_groups_have_names_of_their_own() -> None:

@@ -1,6 +1,6 @@
-"""The table of values in the chart's README, from values.yaml and its comments.
+"""Write the table of values in the chart's README from values.yaml and its comments.
 
-python -m tests.chart.values_table    # write it; `make manifests` does
+python -m tests.chart.values_table    # `make manifests` runs it
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import yaml
 
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 from training.markdown import write_between_marks
 
 CHART = REPOSITORY / "helm/catsdogs"
@@ -30,10 +30,10 @@ def table() -> str:
 
 
 def values() -> Iterator[tuple[str, str, str]]:
-    """Name, default and comment of each value; a value with a comment is told as a whole."""
+    """Name, default and comment of each value."""
     comments = dict(commented())
-    told = yaml.safe_load((CHART / "values.yaml").read_text())
-    yield from leaves(told, "", comments)
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
+    yield from leaves(defaults, "", comments)
 
 
 def leaves(
@@ -51,7 +51,7 @@ def leaves(
 
 
 def commented() -> Iterator[tuple[str, str]]:
-    """Names and the comments above them, which begin with `# --`."""
+    """Names with the comments above them that begin with `# --`."""
     path: list[str] = []
     words: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():

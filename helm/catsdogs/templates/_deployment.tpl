@@ -1,6 +1,6 @@
 {{/*
-A Deployment. Arguments: root, the chart's own scope; name; component, stable or canary; replicas, or nothing
-where the autoscaler decides; image; archive.
+A Deployment. Arguments: root, the chart's own scope; name; component, stable or canary; version of the image;
+replicas, or nothing if an autoscaler sets them; image; archive.
 */}}
 {{- define "catsdogs.deployment" -}}
 {{- $root := .root -}}
@@ -10,29 +10,31 @@ kind: Deployment
 metadata:
   name: {{ .name }}
   labels:
-    {{- include "catsdogs.labels" $root | nindent 4 }}
+    {{- include "catsdogs.commonLabels" $root | nindent 4 }}
+    app.kubernetes.io/version: {{ .version | quote }}
     app.kubernetes.io/component: {{ .component }}
 spec:
-  {{- if .replicas }}
-  replicas: {{ .replicas }}
+  {{- with .replicas }}
+  replicas: {{ . }}
   {{- end }}
   revisionHistoryLimit: 5
   strategy:
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}
   selector:
     matchLabels:
-      {{- include "catsdogs.selector" $root | nindent 6 }}
+      {{- include "catsdogs.selectorLabels" $root | nindent 6 }}
       app.kubernetes.io/component: {{ .component }}
   template:
     metadata:
       labels:
-        {{- include "catsdogs.labels" $root | nindent 8 }}
+        {{- include "catsdogs.commonLabels" $root | nindent 8 }}
+        app.kubernetes.io/version: {{ .version | quote }}
         app.kubernetes.io/component: {{ .component }}
         {{- with $values.podLabels }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
       annotations:
-        # Other settings are other pods.
+        # Changed settings replace the pods.
         checksum/settings: {{ toYaml $values.settings | sha256sum }}
         {{- with $values.podAnnotations }}
         {{- toYaml . | nindent 8 }}
@@ -48,7 +50,7 @@ spec:
       {{- with $values.priorityClassName }}
       priorityClassName: {{ . | quote }}
       {{- end }}
-      # After SIGTERM: 21 s for the gateway, 20 s for TorchServe, and some.
+      # After SIGTERM: 21 s for the gateway, 20 s for TorchServe, and a margin.
       terminationGracePeriodSeconds: {{ max $values.terminationGracePeriodSeconds (add $values.secondsBeforeStop 70) }}
       securityContext:
         runAsNonRoot: true
@@ -63,8 +65,9 @@ spec:
           imagePullPolicy: {{ $values.image.pullPolicy }}
           command: [python, tools/fetch]
           args: [{{ .archive.url | quote }}, {{ .archive.sha256 | quote }}, /archive]
+          terminationMessagePolicy: FallbackToLogsOnError
           securityContext:
-            {{- include "catsdogs.locked" . | nindent 12 }}
+            {{- include "catsdogs.securityContext" . | nindent 12 }}
           resources:
             requests: {cpu: 100m, memory: 64Mi}
             limits: {cpu: 500m, memory: 128Mi}
@@ -72,15 +75,16 @@ spec:
             - {name: archive, mountPath: /archive}
       {{- end }}
       containers:
-        # It gets SIGTERM when the gateway does, and waits until no client is left there.
+        # Gets SIGTERM together with the gateway, and waits until the gateway has no clients left.
         - name: torchserve
           image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: [--only, torchserve]
+          terminationMessagePolicy: FallbackToLogsOnError # the pod's status says why it ended
           envFrom:
             - configMapRef: {name: {{ include "catsdogs.fullname" $root }}}
-          # It listens on loopback, where no probe of the kubelet's own gets. Process 1 ends by itself when
-          # workers are dead; this is for the day when process 1 hangs.
+          # TorchServe listens on loopback, which HTTP probes of the kubelet can't reach. Process 1 ends by itself
+          # when workers are dead; these probes are for the case that process 1 hangs.
           startupProbe:
             exec: &ping
               command: [python, -c, "from urllib.request import urlopen; urlopen('http://127.0.0.1:8080/ping', timeout=8)"]
@@ -96,9 +100,9 @@ spec:
             preStop:
               exec: {command: [sleep, {{ $values.secondsBeforeStop | quote }}]}
           securityContext:
-            {{- include "catsdogs.locked" . | nindent 12 }}
+            {{- include "catsdogs.securityContext" . | nindent 12 }}
           resources:
-            {{- toYaml $values.torchserve.resources | nindent 12 }}
+            {{- include "catsdogs.resources" (dict "name" "torchserve" "resources" $values.torchserve.resources) | nindent 12 }}
           volumeMounts:
             - {name: torchserve-tmp, mountPath: /tmp}
             - {name: uploads, mountPath: /uploads, readOnly: true}
@@ -109,6 +113,7 @@ spec:
           image: {{ .image | quote }}
           imagePullPolicy: {{ $values.image.pullPolicy }}
           args: [--only, gateway]
+          terminationMessagePolicy: FallbackToLogsOnError
           envFrom:
             - configMapRef: {name: {{ include "catsdogs.fullname" $root }}}
           {{- if $values.apiKeys.existingSecret }}
@@ -120,8 +125,7 @@ spec:
           ports:
             - {name: http, containerPort: 8000}
             - {name: metrics, containerPort: 8002}
-          # Whether the gateway lives, whatever TorchServe does, and whether a photo would be answered: a picture is
-          # classified.
+          # /health: the gateway runs, with or without TorchServe. /ready: it classifies a test picture.
           startupProbe:
             httpGet: &alive {port: metrics, path: /health}
             periodSeconds: 2
@@ -134,13 +138,13 @@ spec:
           readinessProbe:
             httpGet: {port: metrics, path: /ready}
             periodSeconds: 5
-            timeoutSeconds: 5 # it takes 2 s at most, with a full queue as well
+            timeoutSeconds: 5 # it takes 2 s at most, even with a full queue
             failureThreshold: 3
           lifecycle: *leaving
           securityContext:
-            {{- include "catsdogs.locked" . | nindent 12 }}
+            {{- include "catsdogs.securityContext" . | nindent 12 }}
           resources:
-            {{- toYaml $values.gateway.resources | nindent 12 }}
+            {{- include "catsdogs.resources" (dict "name" "gateway" "resources" $values.gateway.resources) | nindent 12 }}
           volumeMounts:
             - {name: gateway-tmp, mountPath: /tmp}
             - {name: uploads, mountPath: /uploads}
@@ -152,7 +156,7 @@ spec:
           emptyDir: {sizeLimit: 1Gi}
         - name: gateway-tmp
           emptyDir: {sizeLimit: 64Mi}
-        # The gateway lets in 256 uploads of 12 MiB and 1,500 small ones at once, 3.1 GiB; TorchServe gets their paths.
+        # The gateway accepts 256 uploads of 12 MiB and 1,500 small ones at a time: 3.1 GiB. TorchServe gets their paths.
         - name: uploads
           emptyDir: {sizeLimit: 4Gi}
         {{- if .archive.url }}
@@ -184,19 +188,38 @@ spec:
           whenUnsatisfiable: ScheduleAnyway
           labelSelector:
             matchLabels:
-              {{- include "catsdogs.selector" $root | nindent 14 }}
+              {{- include "catsdogs.selectorLabels" $root | nindent 14 }}
         {{- end }}
         {{- end }}
 {{- end }}
 
+{{/*
+The number of pods in the manifest of the stable Deployment; empty if an autoscaler sets it. When a manifest omits
+a number that Helm owns, the server resets it to one pod. So the manifest keeps the cluster's number until something
+else has set another one: then Helm no longer owns it. No longer than that, since a rollback restores the number in
+its manifest.
+*/}}
+{{- define "catsdogs.replicaCount" -}}
+{{- $replicas := .Values.autoscaling.enabled | ternary nil .Values.replicaCount }}
+{{- if not $replicas }}
+{{- $live := lookup "apps/v1" "Deployment" .Release.Namespace (include "catsdogs.fullname" .) }}
+{{- range dig "metadata" "managedFields" (list) $live }}
+{{- if and (eq .operation "Apply") (hasKey (dig "fieldsV1" "f:spec" dict .) "f:replicas") }}
+{{- $replicas = $live.spec.replicas }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- with $replicas }}{{ . }}{{ end }}
+{{- end }}
+
 {{/* The securityContext of every container. */}}
-{{- define "catsdogs.locked" -}}
+{{- define "catsdogs.securityContext" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{/* Names, or objects with a name, as other charts want them. */}}
+{{/* Accepts names, or objects with a name as in other charts. */}}
 {{- define "catsdogs.pullSecrets" -}}
 {{- range . }}
 - {{ kindIs "string" . | ternary (dict "name" .) . | toJson }}

@@ -1,6 +1,6 @@
 {{/*
-The groups of rules in monitoring/, for this release alone: what they read and write has the namespace and the
-Service by which the Prometheus operator tells targets apart.
+The groups of rules in monitoring/, for this release only. All series that they read and write have the labels
+namespace and service, by which the Prometheus operator distinguishes targets.
 */}}
 {{- define "catsdogs.rules" -}}
 {{- $service := printf "%s-metrics" (include "catsdogs.fullname" .) }}
