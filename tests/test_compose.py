@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from tests.conftest import REPOSITORY
-from tests.tools.test_sizes import tool
+from testing.repository import REPOSITORY
+from tools.server import sizes
 
 
 def configuration() -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_every_service_is_limited_watched_and_without_new_privileges() -> None:
         assert service["mem_limit"], name
         assert service["cpus"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        # Of the other the image says how.
+        # The server's health check is in the image.
         if name in ("mlflow", "prometheus"):
             assert service["healthcheck"]["interval"] == "30s", name
             assert ":v" in service["image"], name
@@ -48,14 +48,14 @@ def test_every_service_is_limited_watched_and_without_new_privileges() -> None:
 
 
 def test_after_a_restart_of_the_machine_each_service_starts_without_another() -> None:
-    """Docker before version 29 doesn't wait for the container whose network another one joins."""
+    """Docker before version 29 doesn't wait for the container whose network it shares."""
     for name, service in configuration().items():
         assert service["restart"] == "unless-stopped", name
         assert not service.keys() & {"network_mode", "ipc", "pid", "links", "volumes_from"}, name
 
 
 def test_memory_has_room_for_a_worker_a_processor() -> None:
-    sizes, server = tool("sizes"), configuration()["server"]
+    server = configuration()["server"]
     needed = sizes.OTHERS + int(server["cpus"]) * sizes.WORKER
     assert int(server["mem_limit"]) >= needed * 1e6
 
@@ -67,7 +67,7 @@ def test_uploads_are_on_disk_where_the_image_says() -> None:
 
 
 def test_prometheus_finds_the_server_by_its_name(tmp_path: Path) -> None:
-    """Its command is run as far as Prometheus itself, on copies of the files that it names."""
+    """Its command runs up to Prometheus itself, on copies of the files."""
     (command,) = configuration()["prometheus"]["command"]
     prepare, _, options = command.partition("exec prometheus ")
     assert "--config.file=/tmp/prometheus.yml" in options

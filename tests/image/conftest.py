@@ -17,14 +17,14 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import REPOSITORY
-from tests.e2e.servers import wait_until
+from testing.repository import REPOSITORY
+from testing.servers import wait_until
 
 collect_ignore_glob = [] if "CATSDOGS_IMAGE_TEST" in os.environ else ["test_*.py"]
 
 DOCKER = os.environ.get("DOCKER", "docker")
 IMAGE = os.environ.get("CATSDOGS_IMAGE", "catsdogs")
-SECONDS_TO_START = 180  # of 15, when nothing else runs
+SECONDS_TO_START = 180  # it takes 15 if nothing else runs
 HARDENED = [
     "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
     "--pids-limit", "500",
@@ -32,7 +32,7 @@ HARDENED = [
 
 
 def docker(*arguments: str | Path, check: bool = True) -> str:
-    """What `docker` prints on its standard output. Fails the test when it fails."""
+    """The standard output of `docker`. Fails the test if it fails."""
     done = subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, done.stderr
     return done.stdout
@@ -45,7 +45,7 @@ def engine_runs() -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The one that runs here, or one for the time of these tests."""
+    """The running engine, or one started for these tests."""
     if engine_runs():
         yield
         return
@@ -67,7 +67,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def image(engine: None) -> str:
-    """CATSDOGS_IMAGE, or one that is built now."""
+    """CATSDOGS_IMAGE, or an image that is built now."""
     if "CATSDOGS_IMAGE" not in os.environ:
         subprocess.run(["make", "image"], cwd=REPOSITORY, check=True)
     return IMAGE
@@ -78,12 +78,13 @@ class Container:
     name: str
 
     def inspect(self) -> dict[str, Any]:
-        told: list[dict[str, Any]] = json.loads(docker("inspect", self.name))
-        return told[0]
+        inspected: list[dict[str, Any]] = json.loads(docker("inspect", self.name))
+        return inspected[0]
 
     def address(self, name: str = "gateway") -> str:
-        """Of the gateway, on the engine's own network: no proxy stands between."""
-        ip = self.inspect()["NetworkSettings"]["IPAddress"]
+        """URL of the gateway on the engine's own network, without a proxy in between."""
+        networks = self.inspect()["NetworkSettings"]["Networks"].values()
+        (ip,) = [network["IPAddress"] for network in networks if network["IPAddress"]]
         return f"http://{ip}:{8002 if name == 'metrics' else 8000}"
 
     def run(self, *command: str) -> str:
@@ -97,18 +98,22 @@ class Container:
         state: dict[str, Any] = self.inspect()["State"]
         return state
 
-    def working_set(self) -> float:
-        """Megabytes, as a kubelet counts them: without the files that were read or written once.
+    def memory(self) -> float:
+        """Megabytes that the kernel can't take back: with what lies in a /tmp in memory, without
+        other files, whose pages count for whichever container was the first to read them.
 
-        By the container's cgroup of version 2 or 1; with what lies in a /tmp in memory.
+        By the container's cgroup of version 2 or 1.
         """
+        folder = "/sys/fs/cgroup/memory"
         program = (
-            "cat /sys/fs/cgroup/memory/memory.usage_in_bytes /sys/fs/cgroup/memory.current;"
-            "cat /sys/fs/cgroup/memory/memory.stat /sys/fs/cgroup/memory.stat | "
-            "grep -E '^(total_)?inactive_file' | tail -1 | cut -d' ' -f2"
+            f"cat {folder}/memory.usage_in_bytes {folder}.current;"
+            f"cat {folder}/memory.stat {folder}.stat"
         )
-        used, inactive = self.run("sh", "-c", f"({program}) 2>/dev/null").split()
-        return (int(used) - int(inactive)) / 1e6
+        used, *lines = self.run("sh", "-c", f"({program}) 2>/dev/null; true").splitlines()
+        counters = dict(line.split() for line in lines)
+        kinds = ("active_file", "inactive_file")
+        files = sum(int(counters.get(f"total_{kind}", counters[kind])) for kind in kinds)
+        return (int(used) - files) / 1e6
 
     def ready(self) -> bool:
         if not self.state()["Running"]:

@@ -1,4 +1,4 @@
-"""compose.yaml on a real Docker engine. MLFLOW_IMAGE and PROMETHEUS_IMAGE name others to run."""
+"""compose.yaml on a real Docker engine. MLFLOW_IMAGE and PROMETHEUS_IMAGE set other images."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.conftest import CLASSES, REPOSITORY
-from tests.e2e.load import CAT
-from tests.e2e.servers import free_ports, wait_until
+from testing.load import CAT
+from testing.repository import CLASSES, REPOSITORY
+from testing.servers import free_ports, wait_until
 from tests.image.conftest import docker
 
 COMPOSE = Path(sys.executable).with_name("docker-compose")
 
 
 class Project:
-    """What compose.yaml starts, under a name of its own."""
+    """The services of compose.yaml, under a separate project name."""
 
     def __init__(self) -> None:
         self.address = f"127.0.0.1:{free_ports(1)[0]}"
@@ -37,7 +37,7 @@ class Project:
         return done.stdout
 
     def counted(self, query: str) -> bool:
-        """Whether the one sample that Prometheus answers is 1."""
+        """Whether Prometheus returns one sample with the value 1."""
         command = ("promtool", "query", "instant", "http://127.0.0.1:9090", query)
         try:
             return "=> 1 " in self.compose("exec", "-T", "prometheus", *command)
@@ -96,7 +96,7 @@ def test_only_the_gateway_is_published_and_only_on_loopback(project: Project) ->
 
 
 def test_any_service_may_be_restarted_by_itself(project: Project) -> None:
-    """By the engine, as after a crash, which starts no other service anew."""
+    """The engine restarts only this service, as after a crash."""
     for service in ("server", "prometheus", "mlflow"):
         docker("restart", "--time", "60", project.compose("ps", "--quiet", service).strip())
         since = time.time()

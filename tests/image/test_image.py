@@ -17,9 +17,10 @@ import pytest
 import requests
 from PIL import Image
 
-from tests.conftest import CLASSES, REPOSITORY
-from tests.e2e.load import CAT, REFUSED, Load
-from tests.e2e.servers import wait_until
+from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.load import CAT, REFUSED, Load
+from testing.repository import CLASSES, REPOSITORY
+from testing.servers import wait_until
 from tests.image.conftest import HARDENED, SECONDS_TO_START, Container, docker
 from training.archive import archive
 
@@ -38,9 +39,9 @@ def test_with_all_rights_dropped_it_classifies_and_logs_json(start: Start) -> No
     with pytest.raises(AssertionError, match="405"):
         container.run("python", "-c", registered % url)
     lines = container.logs().splitlines()
-    told = [json.loads(line) for line in lines if line.startswith("{")]
-    assert any(line.get("label") in CLASSES for line in told)  # of the photo
-    assert any(line.get("path") == "/predict" for line in told)
+    logged = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any(line.get("label") in CLASSES for line in logged)  # of the photo
+    assert any(line.get("path") == "/predict" for line in logged)
     others = [line for line in lines if not line.startswith("{")]
     assert len(others) < 40, others
 
@@ -52,7 +53,7 @@ def test_nothing_is_written_but_in_tmp_and_uploads(start: Start) -> None:
     changed = [line.split()[1] for line in docker("diff", container.name).splitlines()]
     assert [path for path in changed if not f"{path}/".startswith("/tmp/")] == []
     assert container.run("find", "/uploads", "-type", "f") == ""  # once it is answered
-    # Besides these two, what everybody may write by Debian's custom; read-only where the root is.
+    # Besides these two, folders that Debian makes writable for all; read-only if the root is.
     find = "find / -xdev -writable -not -type l -not -path '/tmp*' 2>/dev/null; true"
     assert set(container.run("sh", "-c", find).split()) <= {"/uploads", "/run/lock", "/var/tmp"}
 
@@ -83,7 +84,7 @@ def test_a_stop_under_load_loses_no_photo(start: Start) -> None:
 
 
 def without_weights(archive: Path) -> None:
-    """TorchServe's own archiver would make one, too."""
+    """TorchServe's archiver would create one too."""
     with zipfile.ZipFile(archive) as whole, zipfile.ZipFile(f"{archive}.part", "w") as part:
         for name in whole.namelist():
             if not name.endswith(".pt"):
@@ -91,7 +92,7 @@ def without_weights(archive: Path) -> None:
     Path(f"{archive}.part").replace(archive)
 
 
-# What a client meets that nobody has taken, or, afterwards, an address that nobody has.
+# Errors of a client whose connection nobody accepted or, later, whose address is unused.
 GONE = (*REFUSED, "OSError", "TimeoutError")
 
 
@@ -112,12 +113,12 @@ def test_alone_torchserve_waits_until_the_gateway_has_no_client_left(start: Star
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        (lambda path: path.write_bytes(b"half an archive"), "is no archive"),
-        (lambda path: path.unlink(), "is missing here"),
+        (lambda path: path.write_bytes(b"half an archive"), "is not an archive"),
+        (lambda path: path.unlink(), "is missing in this folder"),
         (without_weights, "the workers can't load the model"),
     ],
 )
-def test_a_broken_archive_is_told_and_ends_it(
+def test_a_broken_archive_is_reported_and_ends_the_container(
     start: Start, tmp_path: Path, fault: Callable[[Path], None], message: str
 ) -> None:
     archive(REPOSITORY / "models/catsdogs.pt", None, tmp_path / "catsdogs.mar")
@@ -131,7 +132,7 @@ def test_a_broken_archive_is_told_and_ends_it(
 
 
 def largest_photos() -> list[bytes]:
-    """What takes most memory to decode: 50 megapixels of progressive JPEG, 16 of WebP and TIFF."""
+    """The photos that need most memory: 50 megapixels of progressive JPEG, 16 of WebP and TIFF."""
     noise = np.random.default_rng(0).integers(0, 255, (100, 125, 3), np.uint8)
     photos = []
     for size, kind, options in (
@@ -142,18 +143,18 @@ def largest_photos() -> list[bytes]:
         file = io.BytesIO()
         Image.fromarray(noise).resize(size, Image.Resampling.NEAREST).save(file, kind, **options)
         photos.append(file.getvalue())
-    assert all(len(photo) < 12 * 2**20 for photo in photos), [len(photo) for photo in photos]
+    assert all(len(photo) < MAX_UPLOAD_BYTES for photo in photos), [len(photo) for photo in photos]
     return photos
 
 
 @contextmanager
 def peak(container: Container) -> Iterator[list[float]]:
-    """The largest working set so far, in megabytes, as the one element of a list."""
+    """The most memory so far, in megabytes, as the one element of a list."""
     most, ended = [0.0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.1):
-            most[0] = max(most[0], container.working_set())
+            most[0] = max(most[0], container.memory())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -175,10 +176,10 @@ def restarts(container: Container) -> float:
 def test_the_largest_photos_do_not_get_it_killed(start: Start, cpus: str, memory: str) -> None:
     container = start(*HARDENED, "--cpus", cpus, "--memory", memory, "--memory-swap", memory)
     wait_until(container.ready, SECONDS_TO_START)
-    idle = container.working_set()
+    idle = container.memory()
     assert re.search(rf"served by {cpus} workers", container.logs())
     assert restarts(container) == 0
-    # After the first explanation a worker keeps the network a second time.
+    # After the first explanation, a worker has the network twice in memory.
     asked = [*(("predict", p) for p in largest_photos() * 4), *[("explain", CAT)] * 6]
     asked += [(path, p) for p in largest_photos() * 2 for path in ("predict", "explain")]
 
