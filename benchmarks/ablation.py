@@ -1,11 +1,11 @@
 """What each step of the recipe brings: short trainings of equal budget, and their spread.
 
-python -m benchmarks.ablation --index runs/index --lesson runs/lesson
+python -m benchmarks.ablation --index runs/index --teacher-stats runs/teacher
     # adds to benchmarks/ablation.json, row by row, and writes the table in docs/training.md
 
-Each row is 6 epochs, the first 4 on 160 x 160 pixels, on the same 4,000 training photos; each adds
-one thing to the row above. Accuracy is on the validation photos, as they are and worn: 64 pixels
-wide and JPEG quality 25. An interrupted run goes on with the rows that are missing.
+Each row trains for 6 epochs, the first 4 on 160 x 160 pixels, on the same 4,000 training photos. It
+adds one thing to the row above. Accuracy is measured on the validation photos, clean and degraded
+(64 pixels wide, JPEG quality 25). An interrupted run resumes with the missing rows.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from training import markdown
 from training.augment import recompress
 from training.checkpoint import BEST
 from training.dataset import Split, excluded_photos
+from training.devices import CPU, autocast
 from training.files import load_torch, write_json
-from training.hardware import CPU, autocast
+from training.inference import split_logits
 from training.model import SimpleCNN, load_network, normalise
-from training.outputs import split_logits
 from training.params import TrainParams, load_params
 from training.train import train
 
@@ -47,7 +47,7 @@ PLAIN: dict[str, object] = {
     "saturation": 0.3, "tint": 0.0, "teacher_labels": 0.0, "teacher_maps": 0.0,
     "teacher_features": 0.0, "excluded": "",
 }  # fmt: skip
-# What each row takes over from params.yaml, beside what the rows above took.
+# The parameters that each row takes from params.yaml, in addition to those of the rows above.
 ROWS = {
     "crop, mirror and colour; one-cycle (cosine) schedule": (),
     "+ moving average of the weights": ("ema_decay",),
@@ -65,14 +65,14 @@ WHOLE = list(ROWS)[-1]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
-    parser.add_argument("--lesson", type=Path, default=Path("runs/lesson"))
+    parser.add_argument("--teacher-stats", type=Path, default=Path("runs/teacher"))
     options = parser.parse_args()
     ours = load_params(REPOSITORY / "params.yaml").train
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name, params in planned(ours):
         if name not in results:
             print(f"{name} (seed {params.seed})", file=sys.stderr)
-            results[name] = run(options.index, options.lesson, params)
+            results[name] = run(options.index, options.teacher_stats, params)
             write_json(RESULT, results)
     markdown.write_between_marks(DOCUMENT, MARK, table(results))
 
@@ -89,8 +89,8 @@ def planned(ours: TrainParams) -> list[tuple[str, TrainParams]]:
     ]
 
 
-def run(index: Path, lesson: Path, params: TrainParams) -> dict[str, float]:
-    """Train on 4,000 photos in a temporary folder; accuracy on validation, plain and worn."""
+def run(index: Path, teacher_stats: Path, params: TrainParams) -> dict[str, float]:
+    """Train on 4,000 photos in a temporary folder; accuracy on validation, clean and degraded."""
     split = Split(index, "train")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
     left_out = {split.photos[number].path for number in order[PHOTOS:]} | excluded_photos(params)
@@ -99,27 +99,33 @@ def run(index: Path, lesson: Path, params: TrainParams) -> dict[str, float]:
         with (folder / "left-out.csv").open("w", newline="") as file:
             csv.writer(file).writerows([["path"], *([path] for path in sorted(left_out))])
         params = dataclasses.replace(params, excluded=str(folder / "left-out.csv"))
-        train(index, folder / "run", params, lesson=lesson, tracker=nullcontext(lambda row: None))
+        train(
+            index,
+            folder / "run",
+            params,
+            teacher_stats=teacher_stats,
+            tracker=nullcontext(lambda row: None),
+        )
         network = load_network(load_torch(folder / "run" / BEST), len(split.classes))
     validation = Split(index, "validation")
     logits, labels = split_logits(network, validation, params)
     return {
         "accuracy": float((logits.argmax(1) == labels).float().mean()),
-        "worn_accuracy": worn_accuracy(network, validation, params),
+        "degraded_accuracy": degraded_accuracy(network, validation, params),
     }
 
 
 @torch.inference_mode()
-def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> float:
+def degraded_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> float:
     """Accuracy on photos that were shrunk to 64 pixels and compressed at quality 25."""
     right = 0
     for start in range(0, len(split), params.batch_size):
         numbers = range(start, min(start + params.batch_size, len(split)))
         photos = split.pixel_batch(numbers).float()
         small = F.interpolate(photos, (64, 64), mode="bilinear", antialias=True)
-        worn = F.interpolate(recompress(small, 1.0, (25, 25)), (224, 224), mode="bilinear")
+        degraded = F.interpolate(recompress(small, 1.0, (25, 25)), (224, 224), mode="bilinear")
         with autocast(CPU):
-            logits = network(normalise(worn, params.mean, params.std))
+            logits = network(normalise(degraded, params.mean, params.std))
         labels = torch.tensor(split.labels[numbers.start : numbers.stop])
         right += int((logits.argmax(1) == labels).sum())
     return right / len(split)
@@ -127,18 +133,18 @@ def worn_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> floa
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """The rows in Markdown, and the spread over seeds below them."""
-    keys = ("accuracy", "worn_accuracy")
+    keys = ("accuracy", "degraded_accuracy")
     rows = [[name, *(markdown.percent(results[name][key]) for key in keys)] for name in ROWS]
     seeds = [results[WHOLE]] + [results[f"{WHOLE}, seed {seed}"] for seed in SEEDS[1:]]
-    told = []
+    spreads = []
     for key in keys:
         shares = [100 * row[key] for row in seeds]
-        told.append(f"{mean(shares):.1f} ± {stdev(shares):.1f} %")
+        spreads.append(f"{mean(shares):.1f} ± {stdev(shares):.1f} %")
     return f"""\
-{markdown.table(["recipe", "validation", "worn"], rows)}
+{markdown.table(["recipe", "validation", "degraded"], rows)}
 
-The last row over {len(seeds)} seeds, mean ± standard deviation: {told[0]} on
-validation, {told[1]} worn."""
+The last row over {len(seeds)} seeds, mean ± standard deviation: {spreads[0]} on
+validation, {spreads[1]} on degraded photos."""
 
 
 if __name__ == "__main__":

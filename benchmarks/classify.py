@@ -1,4 +1,4 @@
-"""How near tools/classify comes to what the server can, on a folder of 10,000 photos.
+"""Throughput of tools/classify on 10,000 photos, compared with wrk on the same server.
 
 python -m benchmarks.classify    # 5 minutes; writes classify.json beside it and the line in
                                  # docs/deploy.md
@@ -17,8 +17,8 @@ from typing import Any
 from benchmarks.gateway import Target
 from benchmarks.machine import processor
 from benchmarks.serving import PHOTO, wrk
-from tests.conftest import REPOSITORY
-from tests.e2e.servers import Server, temporary_server
+from testing.repository import REPOSITORY
+from testing.servers import Server, temporary_server
 from training.files import write_json
 from training.markdown import write_between_marks
 
@@ -51,8 +51,8 @@ def report(result: dict[str, Any]) -> str:
     rate, peak = result["classify"], result["wrk"]  # photos/s
     return (
         f"`tools/classify` on {result['photos']:,} photos of 25 kB: {rate:.0f} photos/s, "
-        f"**{rate / peak:.0%}** of what wrk gets out of the same server with as many clients "
-        f"({peak:.0f}; medians of {result['rounds']} rounds on {result['machine']}, client and "
+        f"**{rate / peak:.0%}** of the throughput that wrk reaches with the same number of clients "
+        f"({peak:.0f}/s; medians of {result['rounds']} rounds on {result['machine']}, client and "
         "server on the same cores)."
     )
 
@@ -64,6 +64,7 @@ def classify(server: Server, folder: Path) -> float:
     done = subprocess.run(
         [sys.executable, REPOSITORY / "tools/classify", folder, "--output", output],
         env=server.environment, cwd=server.folder, capture_output=True, text=True, check=False,
+        timeout=3600,
     )  # fmt: skip
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Milliseconds from the bytes of a photo to the model's pixels: ours, and with other decoders.
+"""Latency from the bytes of a photo to the model's pixels, for our decoder and others.
 
 .venv-peers/bin/python -m benchmarks.decoding    # writes decoding.json beside it and the table in
                                                  # docs/benchmarks.md
@@ -39,7 +39,7 @@ def without_draft(data: bytes) -> np.ndarray:
 
 
 def by_simplejpeg(data: bytes) -> np.ndarray:
-    import simplejpeg  # here, since who reads the figures doesn't need it
+    import simplejpeg  # only needed to measure, not to report
 
     pixels = simplejpeg.decode_jpeg(data, min_height=2 * SIDE, min_width=2 * SIDE, min_factor=1)
     return resized(Image.fromarray(pixels))
@@ -82,8 +82,8 @@ def report(result: dict[str, Any]) -> str:
         for photo, row in photos.items()
     ]
     note = (
-        f"Least of {result['repeats']} on one core of {result['machine']}; in brackets the mean "
-        "distance from ours, of 255."
+        f"Minimum of {result['repeats']} runs on one of {result['machine']}. Brackets show the "
+        "mean distance from our pixels (0 to 255)."
     )
     return f"{note}\n\n{table(['photo', 'MB', *names], rows)}"
 
@@ -96,7 +96,7 @@ def cell(figures: dict[str, float] | None) -> str:
 
 
 def measure(data: bytes, decode: Callable[[bytes], np.ndarray]) -> dict[str, float]:
-    """Milliseconds, and how far the pixels are from ours on average, of 255."""
+    """Milliseconds, and the mean absolute difference from our pixels (0 to 255)."""
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
@@ -110,7 +110,7 @@ def measure(data: bytes, decode: Callable[[bytes], np.ndarray]) -> dict[str, flo
 
 
 def photos() -> dict[str, bytes]:
-    """Small and as from a phone."""
+    """A small photo, and photos of a phone's size."""
     with tempfile.TemporaryDirectory() as folder:
         large = large_photo(PHOTO, Path(folder) / "large.jpg").read_bytes()
     whole = Image.open(io.BytesIO(large))

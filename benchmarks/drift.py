@@ -1,10 +1,10 @@
-"""Do the alerts tell shifted photos from ordinary ones, and how good is accuracy without labels?
+"""How well do the alerts detect shifted photos, and how good is the accuracy estimate?
 
 python -m benchmarks.drift    # after `python -m training prepare`; needs promtool
 
-Photos of the test split go through the released model, and what the handler would count of them
-through the rules of monitoring/, a photo a second: 20 minutes ordinary ones, then shifted ones.
-Writes drift.json beside it and the tables in docs/monitoring.md.
+Runs the test split through the released model, and the metrics that the handler would export
+through the rules of monitoring/, at one photo per second: 20 minutes of ordinary photos, then
+shifted ones. Writes drift.json and the tables in docs/monitoring.md.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
-from handler.catsdogs_handler import CatsDogsHandler
-from handler.quantities import bin_of, quantities
-from tests.conftest import CARD
-from tests.monitoring.traffic import PER_STEP, STEP, firing
+from handler.drift_features import bin_of, drift_features
+from handler.predictor import Predictor
+from testing.repository import CARD
+from testing.traffic import PER_STEP, STEP, firing
 from training.dataset import Split
 from training.files import write_json
 from training.markdown import percent, table, write_between_marks
-from training.predict import load_handler
+from training.predict import load_predictor
 
 ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
@@ -35,7 +35,7 @@ ESTIMATES = "estimates, written by `python -m benchmarks.drift`"
 ORDINARY = 20  # minutes before a shift
 SHIFTED = 20
 SEEDS = 10
-HOURS = 1  # of ordinary traffic for each seed
+HOURS = 1  # of ordinary traffic per seed
 
 Change = Callable[[np.ndarray], np.ndarray]  # of uint8 (224, 224, 3)
 
@@ -45,7 +45,7 @@ def darkened(share: float) -> Change:
 
 
 def blurred(radius: float) -> Change:
-    """By a Gaussian of `radius` pixels, of 224."""
+    """Gaussian blur; `radius` in pixels of 224."""
     return lambda pixels: np.asarray(
         Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(radius))
     )
@@ -64,7 +64,7 @@ CHANGES: dict[str, Change] = {
     "blurred by 4 pixels": blurred(4),
     "noise of 25 levels": noisy(25),
 }
-# What is sent: which change, and which class alone.
+# Traffic: a change, and the only class that is sent (None: all).
 SCENARIOS: dict[str, tuple[str, str | None]] = {
     "darkened to 30 %": ("darkened to 30 %", None),
     "darkened to 60 %": ("darkened to 60 %", None),
@@ -75,7 +75,7 @@ SCENARIOS: dict[str, tuple[str, str | None]] = {
     "dogs only": ("as they are", "dog"),
 }
 
-Seen = list[dict[str, Any]]  # of photos: quantities, "class_name" and the true "label"
+Seen = list[dict[str, Any]]  # of photos: drift features, "class_name" and the true "label"
 
 
 def main() -> None:
@@ -84,8 +84,8 @@ def main() -> None:
     )
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
     split = Split(parser.parse_args().index, "test")
-    handler, _ = load_handler(ROOT / "models/catsdogs.pt", CARD)
-    seen = {name: see(handler, split, change, name) for name, change in CHANGES.items()}
+    predictor = load_predictor(ROOT / "models/catsdogs.pt", CARD)
+    seen = {name: see(predictor, split, change, name) for name, change in CHANGES.items()}
     result = {
         "photos": len(split),
         "shifts": {name: detection(seen, *sent) for name, sent in SCENARIOS.items()},
@@ -98,21 +98,21 @@ def main() -> None:
         print(text)
 
 
-def see(handler: CatsDogsHandler, split: Split, change: Change, name: str) -> Seen:
-    """What the handler counts of the changed photos of `split`."""
+def see(predictor: Predictor, split: Split, change: Change, name: str) -> Seen:
+    """What the handler would count for the changed photos of `split`."""
     seen = []
     for row, photo in zip(tqdm(split.rows, name), split.photos, strict=True):
         pixels = change(np.asarray(split.pixels[row]))
-        (probabilities,), _ = handler.infer([pixels])
+        (probabilities,), _ = predictor.infer([pixels])
         size = (photo.width, photo.height)
-        counted = quantities(pixels, size, float(probabilities.max()))
-        answer = handler.classes[int(probabilities.argmax())]
+        counted = drift_features(pixels, size, float(probabilities.max()))
+        answer = predictor.classes[int(probabilities.argmax())]
         seen.append(counted | {"class_name": answer, "label": photo.label})
     return seen
 
 
 def detection(seen: dict[str, Seen], change: str, only: str | None) -> dict[str, Any]:
-    """Which alerts fire after the shift, and after how many minutes the first."""
+    """The alerts that fire after the shift, and the minutes until the first."""
     random = np.random.default_rng(0)
     shifted = [photo for photo in seen[change] if only in (None, photo["label"])]
     traffic = [
@@ -134,15 +134,15 @@ def false_alarms(photos: Seen, seed: int) -> int:
 
 
 def steps(photos: Seen, minutes: int, random: np.random.Generator) -> Iterator[Seen]:
-    """A photo a second, by chance, between one scrape and the next."""
+    """Random photos, one per second, grouped by scrape interval."""
     for _ in range(minutes * PER_STEP):
         yield [photos[number] for number in random.integers(len(photos), size=STEP)]
 
 
 def estimate(photos: Seen) -> dict[str, float]:
-    """Accuracy: true, and estimated by mean confidence and, as the rules do, by its bins."""
+    """True accuracy, and its estimates by mean confidence and by confidence bins (as the rules)."""
     reference = CARD["reference"]
-    edges, means = reference["quantities"]["confidence"]["edges"], reference["confidence_means"]
+    edges, means = reference["drift_features"]["confidence"]["edges"], reference["confidence_means"]
     return {
         "accuracy": float(np.mean([photo["class_name"] == photo["label"] for photo in photos])),
         "by_confidence": float(np.mean([photo["confidence"] for photo in photos])),

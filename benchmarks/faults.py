@@ -1,9 +1,9 @@
-"""What 16 busy clients see while one thing goes wrong.
+"""What 16 busy clients see during each fault.
 
 python -m benchmarks.faults [NAME ...]
 
-Writes faults.json beside it, and its table in docs/reliability.md. As root on Linux; else the full
-temporary folder is left out.
+Writes faults.json and its table in docs/reliability.md. Filling the temporary folder needs root on
+Linux; elsewhere that fault is skipped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import requests
-
 from benchmarks.machine import processor
-from tests.e2e import abuse
-from tests.e2e.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
-from tests.e2e.load import LATE, Load, is_whole
-from tests.e2e.servers import Server, new_server, started
+from testing import abuse
+from testing.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
+from testing.load import LATE, Load, is_whole
+from testing.servers import Server, new_server, started
+from tools.server.management import Refused
 from training.archive import archive
 from training.files import write_json
 from training.markdown import table, write_between_marks
@@ -47,7 +46,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(possible))
     names = parser.parse_args().names or possible
     if unknown := set(names) - set(possible):
-        parser.error(f"unknown: {', '.join(unknown)}; take of {', '.join(possible)}")
+        parser.error(f"unknown fault: {', '.join(unknown)}; choose from {', '.join(possible)}")
     with tempfile.TemporaryDirectory() as folder:
         archive(ROOT / "models/catsdogs.pt", None, Path(folder, "store/catsdogs.mar"))
         for name in names:
@@ -57,7 +56,7 @@ def main() -> None:
 
 
 def keep(name: str, row: dict[str, Any]) -> None:
-    """Write the result beside those of other faults, at once: a run of all takes half an hour."""
+    """Add the result to the file at once: a run of all faults takes half an hour."""
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     results["machine"] = processor()
     results.setdefault("faults", {})[name] = row
@@ -66,7 +65,7 @@ def keep(name: str, row: dict[str, Any]) -> None:
 
 
 def measure(fault: Callable[[Server], None], folder: Path, store: Path) -> dict[str, Any]:
-    """Start a server, keep it busy, do the fault, and wait until it is whole again."""
+    """Start a server, keep it busy, cause the fault, and wait until the server has recovered."""
     folder.mkdir()
     server = new_server(folder, store)
     with prepared(fault, server), started(server), Load(server) as load:
@@ -75,28 +74,29 @@ def measure(fault: Callable[[Server], None], folder: Path, store: Path) -> dict[
         done = time.monotonic()
         whole = seconds_until_whole(server, done)
         load.wait_for(50, since=done + whole)
-    return load.summary() | {"whole after": round(whole, 1)}
+    return load.summary() | {"recovered after": round(whole, 1)}
 
 
 @contextmanager
 def prepared(fault: Callable[[Server], None], server: Server) -> Iterator[None]:
-    """Where the fault fills the temporary folder, one of 300 MB that is nobody else's."""
+    """For the full temporary folder, mount a separate one of 300 MB."""
     if fault is not fill_temporary_folder:
         yield
         return
     tmp = server.environment["TMPDIR"]
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", tmp], check=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", tmp]
+    subprocess.run(mount, check=True, timeout=60)
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", tmp], check=True)
+        subprocess.run(["umount", "-l", tmp], check=True, timeout=60)
 
 
 def seconds_until_whole(server: Server, since: float) -> float:
-    """As a supervisor would, it starts a server that has ended."""
+    """Seconds until it has recovered. Restarts a server that ended, as a supervisor would."""
     while not is_whole(server):
         if time.monotonic() - since > SECONDS_TO_RECOVER:
-            raise RuntimeError(f"not whole after {SECONDS_TO_RECOVER} s")
+            raise RuntimeError(f"the server has not recovered after {SECONDS_TO_RECOVER} s")
         if not server.processes():
             server.start()
         time.sleep(0.1)
@@ -104,7 +104,7 @@ def seconds_until_whole(server: Server, since: float) -> float:
 
 
 def nothing(server: Server) -> None:
-    """For comparison."""
+    """No fault, for comparison."""
     time.sleep(10)
 
 
@@ -142,7 +142,7 @@ def freeze_all_workers(server: Server) -> None:
 
 
 def fill_temporary_folder(server: Server) -> None:
-    """And kill a worker, which needs a socket there."""
+    """Fill it, and kill a worker, since the next one needs a socket there."""
     with Path(server.environment["TMPDIR"], "full").open("wb") as file:
         try:
             while True:
@@ -155,7 +155,7 @@ def fill_temporary_folder(server: Server) -> None:
 
 
 def remove_archive(server: Server) -> None:
-    """And kill a worker, which has to load the model again."""
+    """Remove it, and kill a worker, since the next one has to load the model."""
     (server.folder / "model_store/catsdogs.mar").unlink()
     server.workers()[0].kill()
 
@@ -164,16 +164,18 @@ def register_corrupt_archives(server: Server) -> None:
     store = server.folder / "model_store"
     for number, name in enumerate([*CORRUPTIONS, "half an archive"]):
         corrupt(store / "catsdogs.mar", name, f"9.{number}", store / "broken.mar")
-        refused = server.register("broken.mar", workers=2)
-        if refused.status_code < 400:
-            raise RuntimeError(f"{name}: {refused.text}")
+        try:
+            server.management.register("broken.mar", workers=2)
+        except Refused:
+            continue
+        raise RuntimeError(f"{name} was registered")
 
 
 def unregister(server: Server) -> None:
-    """And register it again 5 s later."""
-    requests.delete(f"{server.models}/catsdogs", timeout=60).raise_for_status()
+    """Unregister the model, and register it again 5 s later."""
+    server.management.unregister()
     time.sleep(5)
-    server.register("catsdogs.mar", workers=2).raise_for_status()
+    server.management.register("catsdogs.mar", workers=2)
 
 
 def sigterm_launcher(server: Server) -> None:
@@ -189,7 +191,7 @@ def sigterm_torchserve(server: Server) -> None:
 
 
 def slow_clients(server: Server) -> None:
-    """200 connections that send a head, and 40 that send a photo, a byte a second."""
+    """200 clients that send headers, and 40 that send a photo, at one byte per second."""
     abuse.at_once([(abuse.trickle, 200), (abuse.trickle_body, 40)], server, 20)
 
 
@@ -203,7 +205,7 @@ def smuggle(server: Server) -> None:
 
 
 def exhaust_retries(server: Server) -> None:
-    """Workers that can't load the model any more, from a disk that broke."""
+    """Kill workers that can't load the model again, as after a disk failure."""
     launcher = server.launcher()
     spoil_loaded_model(server)
     kill_all_workers(server)
@@ -227,26 +229,26 @@ def is_possible(name: str) -> bool:
 
 
 def report(results: dict[str, Any]) -> str:
-    """The table, with what happened in the order of FAULTS."""
+    """The table, in the order of FAULTS."""
     head = ["fault", "requests", "statuses", "refused", "longest, s", "no answer for, s",
-            "whole after, s", "late or not JSON"]  # fmt: skip
+            "recovered after, s", "late or not JSON"]  # fmt: skip
     rows = [
         [
             name,
             f"{row['requests']:,}",
-            told(row["statuses"]),
+            counted(row["statuses"]),
         ]
         + [str(row["refused"]), str(row["longest"]), str(row["silence"])]
-        + [str(row["whole after"]), str(row["late or not JSON"])]
+        + [str(row["recovered after"]), str(row["late or not JSON"])]
         for name, row in sorted(results["faults"].items(), key=lambda row: order(row[0]))
     ]
     return (
-        f"On {results['machine']}, shared with the 16 clients; late is over {LATE} s.\n\n"
+        f"On {results['machine']}, shared with 16 clients; an answer is late after {LATE} s.\n\n"
         f"{table(head, rows)}"
     )
 
 
-def told(statuses: dict[str, int]) -> str:
+def counted(statuses: dict[str, int]) -> str:
     return ", ".join(f"{number:,} x {status}" for status, number in statuses.items())
 
 

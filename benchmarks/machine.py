@@ -1,4 +1,4 @@
-"""What a benchmark ran on."""
+"""The machine of a benchmark."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def processor() -> str:
-    """Cores, and what the processor computes with beside its name."""
+    """Number of cores, CPU model and its vector units."""
     features = torch.cpu.get_capabilities()
     units = [
         name

@@ -1,9 +1,9 @@
-"""Where a photo's processor time goes: frontend, workers, load generator, and what needs none.
+"""CPU time per photo, by process: frontend, workers, load generator, idle.
 
 python -m benchmarks.overhead    # a minute; writes overhead.json beside it and the table in
                                  # docs/benchmarks.md
 
-Sixteen clients load our server; each process's own clock says what it took.
+Sixteen clients load our server; CPU times come from the operating system.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from typing import Any
 import psutil
 
 from benchmarks.machine import processor
-from benchmarks.peers.servers import REPOSITORY, Running, running
+from benchmarks.peers.servers import DIRECT, REPOSITORY, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, wrk
-from benchmarks.sweep import OURS
 from training.files import write_json
 from training.markdown import table, write_between_marks
 
@@ -38,24 +37,26 @@ def main() -> None:
 
 
 def measure() -> dict[str, float]:
-    """Milliseconds of processor time a photo, by what took them."""
-    with tempfile.TemporaryDirectory() as folder, running(OURS, PHOTO, Path(folder)) as ours:
+    """Milliseconds of CPU time per photo, by part."""
+    with tempfile.TemporaryDirectory() as folder, running(DIRECT, PHOTO, Path(folder)) as ours:
         wrk(ours, PHOTO, CLIENTS, 5)  # warms up
         before, generator = seconds(ours), os.times().children_user + os.times().children_system
         figures = wrk(ours, PHOTO, CLIENTS, SECONDS)
         after = seconds(ours)
         generator = os.times().children_user + os.times().children_system - generator
     command = [sys.executable, "-m", "benchmarks.peers.limit", PHOTO, "5"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=600
+    )
     cores = len(os.sched_getaffinity(0))
-    limit = 1e3 * cores / float(told.stdout)
+    limit = 1e3 * cores / float(done.stdout)
     photos = figures["photos_per_second"] * SECONDS
     taken = {name: 1e3 * (after[name] - before[name]) / photos for name in after}
     whole = 1e3 * cores / figures["photos_per_second"]
     parts = {
-        "a photo's share of the cores": whole,
-        "decode and forward pass, as without a server": limit,
-        "workers, beyond that": taken["workers"] - limit,
+        "total": whole,
+        "decoding and forward pass, without a server": limit,
+        "workers, in addition": taken["workers"] - limit,
         "frontend": taken["frontend"],
         "load generator": 1e3 * generator / photos,
         "idle": whole - sum(taken.values()) - 1e3 * generator / photos,
@@ -66,11 +67,11 @@ def measure() -> dict[str, float]:
 def report(result: dict[str, Any]) -> str:
     rows = [[name, f"{taken:.2f}"] for name, taken in result["milliseconds"].items()]
     head = f"{result['clients']} clients on {result['machine']}."
-    return f"{head}\n\n{table(['', 'ms a photo'], rows)}"
+    return f"{head}\n\n{table(['', 'ms per photo'], rows)}"
 
 
 def seconds(ours: Running) -> dict[str, float]:
-    """Processor seconds that frontend and workers have taken so far."""
+    """CPU seconds of the frontend and of the workers so far."""
     taken = {"frontend": 0.0, "workers": 0.0}
     for process in psutil.Process(ours.process.pid).children(recursive=True):
         times = process.cpu_times()

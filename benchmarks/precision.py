@@ -1,8 +1,8 @@
-"""What each backend and precision takes and gives: milliseconds on one core, and accuracy.
+"""Latency on one core and accuracy of each backend and precision.
 
 python -m benchmarks.precision --index runs/index
 
-Writes precision.json beside it, by machine, and a table of each in docs/benchmarks.md.
+Writes precision.json, with an entry per machine, and their tables in docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from training import markdown
 from training.dataset import Split
 from training.files import write_json
 from training.model import load_classifier
+from training.weights import read_card
 
 RESULT = Path(__file__).with_suffix(".json")
 MARK = "precision, written by `python -m benchmarks.precision`"
@@ -61,15 +62,21 @@ def report(machines: dict[str, dict[str, Any]]) -> str:
 
 
 def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:
-    head = ["", "ms, 1 photo", f"ms a photo of {BATCH}", "validation", "mean / largest distance"]
+    head = [
+        "",
+        "ms, 1 photo",
+        f"ms per photo, batch of {BATCH}",
+        "validation",
+        "mean / largest distance",
+    ]
     text = markdown.table(head, [[name, *row] for name, row in rows.items()])
-    note = f"Least of {REPEATS} on one core of {machine}; {photos:,} validation photos."
+    note = f"Minimum of {REPEATS} runs on one of {machine}; {photos:,} validation photos."
     return f"{note}\n\n{text}"
 
 
 def backends() -> dict[str, Backend]:
-    """PyTorch first: the others are compared with it."""
-    card = json.loads(WEIGHTS.with_suffix(".json").read_text())
+    """All backends; PyTorch first, as the reference for the others."""
+    card = read_card(WEIGHTS.with_suffix(".json"))
     bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     choices = [{"backend": "pytorch"}, {"precision": "f32"}, {"precision": "int8"}]
     found = {}

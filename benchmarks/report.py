@@ -1,7 +1,8 @@
-"""Table and plot of what benchmarks/serving.py measured, for docs/benchmarks.md."""
+"""Table and plot of the results of benchmarks/serving.py, for docs/benchmarks.md and README."""
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ PLOT = DOCUMENT.with_name("benchmarks.png")
 README = DOCUMENT.parents[1] / "README.md"
 README_MARK = "speed, written by `make bench`"
 MARK = "servers, written by `make bench`"
+COMPARED = ("FastAPI + PyTorch", "LitServe + PyTorch", "FastAPI + OpenVINO", "LitServe + OpenVINO")
+OURS = "#c2410c"
+MUTED = ("#9ca3af", "#4b5563", "#93c5fd", "#3b82f6", "#86a386", "#b7a27a")
+MARKERS = ("s", "s", "^", "^", "D", "v")
 
 
 def write_report(result: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    rounds = "1 round" if result["rounds"] == 1 else f"{result['rounds']} rounds"
     text = f"""\
-Medians of {result["rounds"]} rounds on {result["machine"]}; {versions}. In brackets the lowest and
-highest photos/s of the rounds.
+Medians of {rounds} on {result["machine"]}; {versions}. Brackets show the lowest
+and highest photos/s of the rounds.
 
 {table(result)}
 
@@ -30,12 +36,12 @@ highest photos/s of the rounds.
 
 
 def about(result: dict[str, Any]) -> str:
-    """For the README."""
-    return f"{ratios(result)} ({result['machine']}.)"
+    """The text for README."""
+    return f"{ratios(result)} Measured on {result['machine']}."
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row for each peer: photos/s at each number of clients, latency, memory, start."""
+    """A row per server: photos/s at each number of clients, latency, memory, start-up time."""
     loads = [load for load in result["peers"][result["ours"]] if load.isdigit()]
     head = [f"photos/s at {load} client{'s' * (load != '1')}" for load in loads]
     head += ["p50 at 1", "p50 / p95 / p99 at 16", "12 MP photos/s", "errors", "MB", "s to ready"]
@@ -44,7 +50,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def cells(row: dict[str, dict[str, float]], loads: list[str]) -> list[str]:
-    if "16" not in row:  # no server: photos/s alone
+    if "16" not in row:  # without a server there is only throughput
         whole = f"{row['1']['photos_per_second']:.0f}"
         large = f"{row['12 MP']['photos_per_second']:.1f}"
         return [*[whole] * len(loads), "", "", large, "", "", ""]
@@ -67,47 +73,57 @@ def cells(row: dict[str, dict[str, float]], loads: list[str]) -> list[str]:
 
 
 def ratios(result: dict[str, Any]) -> str:
-    """What the table comes to."""
+    """Our throughput and latency relative to other servers and to no server."""
     peers = result["peers"]
-    ours, first, limit = (peers[result[key]] for key in ("ours", "first", "limit"))
-
-    def speed(row: dict[str, dict[str, float]], load: str) -> float:
-        return row[load]["photos_per_second"]
-
-    photos = speed(ours, "16") / speed(first, "16")
-    latency = ours["1"]["p50"] / first["1"]["p50"]
-    large = speed(ours, "12 MP") / speed(first, "12 MP")
-    share = speed(ours, "16") / speed(limit, "1")
+    ours, limit = peers[result["ours"]], peers[result["limit"]]
+    rows = []
+    for name in COMPARED:
+        other = peers[name]
+        throughput, large = (
+            ours[load]["photos_per_second"] / other[load]["photos_per_second"]
+            for load in ("16", "12 MP")
+        )
+        latency = ours["1"]["p50"] / other["1"]["p50"]
+        rows.append([name, f"**{throughput:.1f}×**", f"{latency:.2f}×", f"{large:.1f}×"])
+    head = ["catsdogs compared with", "throughput, 16 clients"]
+    head += ["median latency, 1 client (lower is better)", "throughput, 12-megapixel photos"]
+    share = ours["16"]["photos_per_second"] / limit["1"]["photos_per_second"]
     return (
-        f"Beside {result['first']} with PyTorch: **{photos:.1f} times the photos/s** at 16 "
-        f"clients, {latency:.2f} times the median latency at 1 client, {large:.1f} times the "
-        f"photos/s of 12 megapixels; and {share:.0%} of what the same cores reach without a server."
+        f"{markdown.table(head, rows)}\n\n"
+        f"All requests to catsdogs go through its gateway. At 16 clients it reaches "
+        f"{markdown.percent(share, 0)} of the throughput that decoding and inference alone reach "
+        f"on the same cores."
     )
 
 
 def draw(result: dict[str, Any]) -> None:
-    """Photos/s against clients, and median latency against photos/s, of each server."""
+    """Plot throughput against clients and median latency against throughput, ours in colour."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    plt.rcParams["font.size"] = 13
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 5.4), layout="constrained")
     loads = [load for load in result["peers"][result["ours"]] if load.isdigit()]
+    styles = cycle(zip(MUTED, MARKERS, strict=True))
     for name, row in result["peers"].items():
         if name == result["limit"]:
             speed = row["1"]["photos_per_second"]
             left.axhline(speed, color="grey", linestyle=":", label="no server")
             continue
-        ours = name == result["ours"]
-        style = {"linewidth": 3 if ours else 1.5, "marker": "o", "label": name.strip("*")}
+        style: dict[str, Any] = {"color": OURS, "marker": "o", "linewidth": 4, "zorder": 3}
+        if name != result["ours"]:
+            colour, marker = next(styles)
+            style = {"color": colour, "marker": marker, "linewidth": 1.5}
         speeds = [row[load]["photos_per_second"] for load in loads]
-        left.plot([int(load) for load in loads], speeds, **style)
-        right.plot(speeds, [row[load]["p50"] for load in loads], **style)
-    left.set(xscale="log", xlabel="clients", ylabel="photos/s", ylim=(0, None))
+        latencies = [row[load]["p50"] for load in loads]
+        left.plot([int(load) for load in loads], speeds, label=name.strip("*"), **style)
+        right.plot(speeds, latencies, **style)
+    left.set(xscale="log", xlabel="clients", ylabel="throughput, photos/s", ylim=(0, None))
     left.set_xticks([int(load) for load in loads], loads)
     left.minorticks_off()
-    right.set(yscale="log", xlabel="photos/s", ylabel="median latency, ms")
+    right.set(yscale="log", xlabel="throughput, photos/s", ylabel="median latency, ms")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(PLOT, dpi=90)
     plt.close(figure)

@@ -1,12 +1,12 @@
-"""Time and memory of training's steps at ten thousand, a hundred thousand and a million photos.
+"""Time and memory of the training steps with ten thousand to a million photos.
 
 python -m benchmarks.scale    # adds to scale.json and writes the table in docs/training.md
 
-Photos are made: small files to read, hashes alone to split, a sparse file of pixels to load and
-evaluate. A network that averages stands in for ours, whose time grows with the photos in any case.
-Each measurement is a process of its own. Time is that of processors, its children's included, so
-that other work on the machine counts little; memory is what they allocate, without the file that is
-mapped, looked at twenty times a second. An interrupted run goes on where it was.
+The photos are synthetic: small files to read, only hashes to split, a sparse file of pixels to load
+and evaluate. A network that averages replaces ours, whose time is linear in the photos anyway. Each
+measurement runs in its own process. Time is CPU time including child processes, so that other
+programs matter little; memory is anonymous memory without mapped files, sampled 20 times a second.
+Rerun an interrupted benchmark to resume.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.machine import processor
-from handler.catsdogs_handler import CatsDogsHandler
+from handler.predictor import Predictor
 from training import markdown
-from training.data import read_photos
-from training.dataset import BYTES, INDEX, PIXELS, PixelLoader, Split, write_csv
+from training.dataset import BYTES, INDEX, PIXELS, Photo, PixelLoader, Split, write_csv
+from training.devices import CPU
 from training.evaluate import calibrate
 from training.files import write_json
 from training.folders import PhotoFile
-from training.hardware import CPU
+from training.inference import split_outputs
 from training.measure import measure
 from training.model import SimpleCNN
-from training.outputs import split_outputs
 from training.params import load_params
-from training.split import Photo, split_photos
+from training.prepare import read_photos
+from training.split import split_photos
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
@@ -51,14 +51,15 @@ DOCUMENT = REPOSITORY / "docs/training.md"
 MARK = "scale, written by `python -m benchmarks.scale`"
 SIZES = (10_000, 100_000, 1_000_000)
 PARAMS = load_params(REPOSITORY / "params.yaml")
-FILES = 400  # that are made; further ones are hard links to them
-EQUAL = 30_000  # frames of one video
+FILES = 400  # that are written; the others are hard links to them
+EQUAL = 30_000  # such as frames of one video
 STEPS = 100
+SECONDS_TO_MEASURE = 6 * 3600  # one task
 
 
 @contextmanager
 def timed() -> Iterator[Callable[[], float]]:
-    """Seconds of processor time that the block has taken, of children that have ended, too."""
+    """Seconds of CPU time of the block, including children that have ended."""
 
     def now() -> float:
         return sum(os.times()[:4])
@@ -69,7 +70,7 @@ def timed() -> Iterator[Callable[[], float]]:
 
 
 def reading(photos: int, folder: Path) -> float:
-    """What `prepare` does with files; pixels go nowhere: they would take 150 GB."""
+    """Read photos as `prepare` does; the pixels are discarded, since they would take 150 GB."""
     random = np.random.default_rng(0)
     made = []
     for label in ("cat", "dog"):
@@ -86,13 +87,13 @@ def reading(photos: int, folder: Path) -> float:
         made.append(path)
     files = [PhotoFile(folder, path, path[:3], "made") for path in made]
     with timed() as seconds, open(os.devnull, "wb") as nowhere:
-        known, doubtful = read_photos(files, PARAMS.prepare.minimum_side, nowhere)
-    assert (len(known), len(doubtful)) == (photos, 0)
+        known, rejected = read_photos(files, PARAMS.prepare.minimum_side, nowhere)
+    assert (len(known), len(rejected)) == (photos, 0)
     return seconds()
 
 
 def rows(hashes: np.ndarray) -> list[Photo]:
-    """An index of made photos with these perceptual hashes."""
+    """An index of synthetic photos with these perceptual hashes."""
     return [
         Photo(
             f"{'cat' if number % 2 else 'dog'}/{number:07}.jpg", "cat" if number % 2 else "dog",
@@ -129,7 +130,7 @@ def splitting(hashes: np.ndarray) -> float:
 
 
 def made_index(photos: int, folder: Path) -> Path:
-    """With pixels of 0 that take no room on the disk."""
+    """An index whose pixels are a sparse file of zeros."""
     random = np.random.default_rng(0)
     splits = random.choice(["train", "validation", "test"], photos, p=[0.8, 0.1, 0.1]).tolist()
     made = (
@@ -150,7 +151,7 @@ def opening(photos: int, folder: Path) -> float:
 
 
 def loading(photos: int, folder: Path) -> float:
-    """Of one step, the mean of 100."""
+    """Seconds per step, the mean of 100."""
     split = Split(made_index(photos, folder), "train")
     size = PARAMS.train.batch_size
     order = torch.randperm(len(split))[: STEPS * size].view(STEPS, size)
@@ -161,7 +162,7 @@ def loading(photos: int, folder: Path) -> float:
 
 
 class Averages(nn.Module):
-    """All that evaluation asks of SimpleCNN, for next to nothing."""
+    """The part of SimpleCNN that evaluation uses, at nearly no cost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,12 +176,12 @@ class Averages(nn.Module):
         return maps[:, :2, 0, 0]
 
 
-class Answers(CatsDogsHandler):
-    """The handler with answers that cost nothing."""
+class Answers(Predictor):
+    """A predictor with constant answers."""
 
     def __init__(self, card: dict[str, Any]) -> None:
         self.card, self.classes, self.backend = card, ["cat", "dog"], "none"
-        self.threshold, self.limit = card["threshold"], card["strangeness"]["limit"]
+        self.threshold, self.ood_limit = card["threshold"], card["ood_score"]["limit"]
 
     def infer(self, pixels: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         sure = np.full(len(pixels), 0.9, np.float32)
@@ -188,7 +189,7 @@ class Answers(CatsDogsHandler):
 
 
 def evaluating(photos: int, folder: Path) -> float:
-    """Outputs, calibration, reference and figures of validation and test, a tenth of all each."""
+    """Outputs, calibration and metrics of validation and test, a tenth of the photos each."""
     index = made_index(photos, folder)
     network = cast(SimpleCNN, Averages())
     with timed() as seconds:
@@ -201,18 +202,20 @@ def evaluating(photos: int, folder: Path) -> float:
 
 TASKS: dict[str, Callable[[int, Path], float]] = {
     "split: random hashes": lambda photos, _: splitting(random_hashes(photos)),
-    "split: 30,000 equal ones among them": lambda photos, _: splitting(equal_hashes(photos)),
-    "split: 1 % near twins": lambda photos, _: splitting(near_hashes(photos)),
+    "split: with 30,000 equal hashes": lambda photos, _: splitting(equal_hashes(photos)),
+    "split: with 1 % near duplicates": lambda photos, _: splitting(near_hashes(photos)),
     "open a split": opening,
     "load the photos of one step": loading,
-    "evaluate, but for the network": evaluating,
+    "evaluate, without the network": evaluating,
     "read and hash files (`prepare`)": reading,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, help="for the made files: 5 GB (default: temporary)")
+    parser.add_argument(
+        "--folder", type=Path, help="for 5 GB of synthetic files (default: temporary)"
+    )
     parser.add_argument("--task", nargs=2, metavar=("NAME", "PHOTOS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
@@ -234,18 +237,19 @@ def main() -> None:
 
 
 def measured(task: str, photos: int, folder: Path | None) -> dict[str, float]:
-    """Seconds, and the most gigabytes that the process and its children hold at one time."""
+    """Seconds, and the peak memory in gigabytes of the process and its children."""
     where = ["--folder", str(folder)] if folder else []
     command = [sys.executable, "-m", "benchmarks.scale", *where, "--task", task, str(photos)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
-        most = 0
-        while child.poll() is None:
+        most, deadline = 0, time.monotonic() + SECONDS_TO_MEASURE
+        while child.poll() is None and time.monotonic() < deadline:
             most = max(most, allocated(child.pid))
             time.sleep(0.05)
+        child.kill()  # no effect if it has ended
         assert child.stdout
         printed = child.stdout.read()
     if child.returncode:
-        raise SystemExit(f"{task} of {photos:,} photos failed")
+        raise SystemExit(f"{task} with {photos:,} photos failed; run its --task to see why")
     return {"seconds": round(json.loads(printed), 4), "gigabytes": round(most / 1e9, 2)}
 
 
@@ -258,19 +262,19 @@ def allocated(pid: int) -> int:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
             anonymous = [line.split()[1] for line in lines if line.startswith("RssAnon")]
             total += 1024 * sum(map(int, anonymous))
-    except (psutil.NoSuchProcess, OSError):  # one of them has ended
+    except (psutil.NoSuchProcess, OSError):  # a process ended meanwhile
         pass
     return total
 
 
 def exponent(row: dict[str, Any]) -> float:
-    """How time grows between the two largest sizes: 1 with the photos, 2 with their square."""
+    """Growth of time between the two largest sizes: 1 is linear, 2 is quadratic."""
     small, large = (row[str(size)]["seconds"] for size in SIZES[-2:])
     return math.log10(large / small) / math.log10(SIZES[-1] / SIZES[-2])
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row for each task that is complete: time and memory at each size, and the exponent."""
+    """A row per complete task: time and memory at each size, and the exponent."""
     heads = [f"{size:,} photos" for size in SIZES]
     lines = [
         [

@@ -1,10 +1,10 @@
-"""Photos a second and latency beside what one would use instead, on the same weights and cores.
+"""Throughput and latency compared with other servers, on the same weights and cores.
 
-python -m benchmarks.serving            # `make bench`: three rounds, about 12 minutes
+python -m benchmarks.serving            # `make bench`: three rounds, about 16 minutes
 python -m benchmarks.serving --quick    # one round of short measurements, 3 minutes
 
-Every round starts each server anew, warms it up and loads it with wrk on the same cores.
-Writes benchmarks/serving.json, and table and plot in docs/benchmarks.md.
+Each round restarts each server, warms it up and loads it with wrk on the same cores. Writes
+serving.json, the table and plot in docs/benchmarks.md, and the table in README.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from statistics import median
 from PIL import Image
 
 from benchmarks.machine import processor
-from benchmarks.peers.servers import FASTAPI_NAME, OURS_NAME, SERVERS, Running, running
+from benchmarks.peers.servers import OURS_NAME, SERVERS, Running, running
 from benchmarks.report import draw, table, write_report
 from training.files import write_json
 
@@ -32,6 +32,7 @@ REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
 PHOTO = REPOSITORY / "tests/pictures/cat.jpg"
 CLIENTS = (1, 4, 16, 64)
+WARM_UP = 10  # s; Java compiles what is used often
 LIMIT = "no server: decode + forward on every core"
 LARGE = "12 MP"  # a row of its own, at 4 clients
 PACKAGES = ("torch", "torchserve", "openvino", "pillow")
@@ -45,7 +46,10 @@ def main() -> int:
     parser.add_argument("--photo", type=Path, default=PHOTO)
     options = parser.parse_args()
     if not shutil.which("wrk"):
-        print("error: wrk is missing; `apt-get install wrk` or `brew install wrk`", file=sys.stderr)
+        print(
+            "error: wrk is missing; install it with `apt-get` or `brew install wrk`",
+            file=sys.stderr,
+        )
         return 2
     rounds, seconds = (1, 2) if options.quick else (3, 5)
     measured: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
@@ -55,7 +59,7 @@ def main() -> int:
             for name, load, figures in one_round(options.photo, large, seconds):
                 measured[name][load].append(figures)
                 print(f"round {number + 1}  {name:28} {load:>6}  {figures}", file=sys.stderr)
-            if not options.quick:  # after each round, so that an interrupted run keeps what it has
+            if not options.quick:  # after each round, so that an interrupted run keeps its results
                 result = summary(measured)
                 write_json(RESULT, result)
                 write_report(result)
@@ -65,35 +69,37 @@ def main() -> int:
 
 
 def one_round(photo: Path, large: Path, seconds: int):
-    """(peer, load, figures) of every peer: "start", number of clients, "12 MP"."""
+    """(peer, load, figures) for each peer; loads: "start", number of clients, "memory", "12 MP"."""
     for peer in SERVERS:
         with tempfile.TemporaryDirectory() as folder, running(peer, photo, Path(folder)) as server:
             yield peer.name, "start", {"seconds": round(server.seconds_to_ready, 2)}
-            wrk(server, photo, 16, 2)  # warms up
+            wrk(server, photo, 16, WARM_UP)
             for clients in CLIENTS:
                 yield peer.name, str(clients), wrk(server, photo, clients, seconds)
             yield peer.name, "memory", {"megabytes": round(server.memory())}
-            wrk(server, large, 4, 1)
+            wrk(server, large, 4, 1)  # warms up
             yield peer.name, LARGE, wrk(server, large, 4, seconds)
     for load, path in ((str(CLIENTS[0]), photo), (LARGE, large)):
         command = [sys.executable, "-m", "benchmarks.peers.limit", path, str(seconds)]
-        told = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
-        yield LIMIT, load, {"photos_per_second": round(float(told.stdout), 1)}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=600
+        )
+        yield LIMIT, load, {"photos_per_second": round(float(done.stdout), 1)}
 
 
 def wrk(server: Running, photo: Path, clients: int, seconds: int) -> Figures:
-    """Photos a second, milliseconds at three percentiles, and errors."""
-    told = subprocess.run(
+    """Photos per second, latency (ms) at three percentiles, and number of errors."""
+    done = subprocess.run(
         ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s"]
         + ["-s", Path(__file__).with_name("photo.lua"), server.url],
         env=os.environ | {"PHOTO": str(photo), "FIELD": server.peer.form_field},
-        capture_output=True, text=True, check=True,
+        capture_output=True, text=True, check=True, timeout=seconds + 120,
     )  # fmt: skip
-    return json.loads(told.stdout.splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def large_photo(photo: Path, path: Path) -> Path:
-    """A JPEG of 4000 x 3000 pixels with the detail of `photo`, tiled and mirrored."""
+    """A JPEG of 4000 x 3000 pixels from tiles of `photo`, half of them mirrored."""
     tile = Image.open(photo).convert("RGB").resize((500, 375))
     mirrored = tile.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     whole = Image.new("RGB", (4000, 3000))
@@ -105,7 +111,7 @@ def large_photo(photo: Path, path: Path) -> Path:
 
 
 def summary(measured: dict[str, dict[str, list[Figures]]]) -> dict[str, object]:
-    """Medians over the rounds, and of photos/s the lowest and highest too."""
+    """Medians over the rounds, and the lowest and highest photos/s."""
     return {
         "machine": processor(),
         "versions": {name: version(name) for name in PACKAGES} | peers_versions(),
@@ -114,12 +120,12 @@ def summary(measured: dict[str, dict[str, list[Figures]]]) -> dict[str, object]:
             name: {load: medians(rows) for load, rows in loads.items()}
             for name, loads in measured.items()
         },
-        "ours": OURS_NAME, "first": FASTAPI_NAME, "limit": LIMIT,
+        "ours": OURS_NAME, "limit": LIMIT,
     }  # fmt: skip
 
 
 def peers_versions() -> dict[str, str]:
-    """The pins in benchmarks/requirements.txt."""
+    """The versions in benchmarks/requirements.txt."""
     lines = Path(__file__).with_name("requirements.txt").read_text().splitlines()
     pins = [line.split("#")[0].strip().split("==") for line in lines if "==" in line]
     return {name.partition("[")[0]: number for name, number in pins}

@@ -1,9 +1,10 @@
-"""Many requests at full load, a quarter of them hostile: does anything grow, die or answer wrongly?
+"""Soak test: many requests at full load, a quarter of them hostile.
 
-python -m benchmarks.soak --requests 50000    # a quarter to half an hour on two cores
-python -m benchmarks.soak --requests 8000 --mutations    # photos with changed bytes, and no others
+python -m benchmarks.soak --requests 50000    # 15 to 30 minutes on two cores
+python -m benchmarks.soak --requests 8000 --mutations    # hostile photos are mutations only
 
-Each writes its part of soak.json beside it and of docs/reliability.md.
+Does memory grow, does a worker die, is an answer wrong? Writes soak.json and its part of
+docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ import requests
 from tqdm import tqdm
 
 from benchmarks.machine import processor
-from tests.e2e.servers import Server, temporary_server
-from tests.hostile import good_pictures, hostile_files, mutations
+from testing.hostile import good_pictures, hostile_files, mutations
+from testing.servers import Server, temporary_server
 from training.files import write_json
 from training.markdown import table, write_between_marks
 
@@ -36,10 +37,10 @@ RESULT = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs/reliability.md"
 MARK = "soak, written by `python -m benchmarks.soak`"
 CLIENTS = 16
-DEADLINE = 60  # s; the gateway's own deadlines end each request before
+DEADLINE = 60  # s; the gateway's own time limits are shorter
 
-Request = tuple[str, bytes, set[int]]  # name, photo, statuses that are right
-Answer = tuple[int | None, str | None]  # status and label; (None, why) without an answer in JSON
+Request = tuple[str, bytes, set[int]]  # name, photo, expected statuses
+Answer = tuple[int | None, str | None]  # status and label; (None, error) without JSON
 
 
 def main() -> int:
@@ -58,13 +59,13 @@ def main() -> int:
 
 
 class Clients:
-    """Sixteen that ask as fast as they are answered, and what they saw."""
+    """Sixteen clients without pauses, and their results."""
 
     def __init__(self, server: Server) -> None:
         self.server, self.lock = server, threading.Lock()
-        self.statuses: Counter[int | None] = Counter()  # None: no answer at all
+        self.statuses: Counter[int | None] = Counter()  # None: no answer
         self.seconds: list[float] = []
-        self.wrong: list[str] = []  # requests whose answer was not right
+        self.wrong: list[str] = []  # requests with a wrong answer
         self.labels = {name: ask(server, data)[1] for name, data in good_pictures().items()}
 
     def send(self, traffic: Iterator[Request]) -> None:
@@ -93,7 +94,7 @@ class Clients:
 
 
 def soak(server: Server, count: int, mutations_alone: bool = False) -> dict[str, Any]:
-    """Send `count` requests; measure what is held after a tenth of them and at the end."""
+    """Send `count` requests; measure memory and files after a tenth of them and at the end."""
     workers, clients = server.workers(), Clients(server)
     began = time.monotonic()
     traffic = iter(
@@ -119,7 +120,7 @@ def soak(server: Server, count: int, mutations_alone: bool = False) -> dict[str,
 
 
 def mixed(count: int, mutated: float) -> Iterator[Request]:
-    """Good pictures and a quarter of hostile ones, the share `mutated` of them; always the same."""
+    """Good photos and 25 % hostile ones, of which the share `mutated` is mutations. Seeded."""
     chance = random.Random(0)
     good = [(name, data, {200}) for name, data in good_pictures().items()]
     known = itertools.cycle(list(hostile_files()))
@@ -143,7 +144,7 @@ def ask(server: Server, data: bytes, session: requests.Session | None = None) ->
 
 
 def holdings(server: Server) -> dict[str, float]:
-    """Megabytes resident, open files, temporary files and megabytes of logs."""
+    """Resident memory (MB), open files, temporary files and size of the logs (MB)."""
     workers = server.workers()
     frontend, gateway = server.process("java"), server.process("nginx")
     held = {f"worker {n}, MB": w.memory_info().rss / 1e6 for n, w in enumerate(workers, 1)}

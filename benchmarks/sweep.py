@@ -1,10 +1,10 @@
-"""What batch size, batch delay, number of workers and the frontend's settings do to our server.
+"""Effect of batch size, batch delay, number of workers and frontend settings on our server.
 
 python -m benchmarks.sweep    # about 8 minutes; writes sweep.json beside it and the tables in
                               # docs/benchmarks.md
 
-Batches and workers are set by the management API on one running server, the frontend's settings in
-config.properties of a new one.
+The management API sets batches on a running server; workers and frontend settings need a new server
+with another environment or config.properties.
 """
 
 from __future__ import annotations
@@ -12,32 +12,33 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import processor
-from benchmarks.peers.servers import OURS_NAME, SERVERS, Peer, Running, running
+from benchmarks.peers.servers import DIRECT, Peer, Running, running
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, Figures, wrk
+from tools.server.management import Management
 from training import markdown
 from training.files import write_json
 
-OURS = next(peer for peer in SERVERS if peer.name == OURS_NAME)
 RESULT = Path(__file__).with_suffix(".json")
 MARK = "settings, written by `python -m benchmarks.sweep`"
 SECONDS = 4
 CLIENTS = (1, 4, 16, 64)
 MANY_CLIENTS = (4, 16, 64, 128, 256)
-BATCHES = ((1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (8, 1), (8, 5), (16, 1))  # size, delay in ms
+BATCHES = (  # size, delay in ms
+    (1, 1), (2, 0), (2, 1), (2, 2), (3, 1), (4, 0), (4, 1), (8, 0), (8, 1), (8, 5), (16, 1),
+)  # fmt: skip
 WORKERS = (1, 2, 4)
 FRONTENDS = {
     "as configured": ("", ""),
-    "Java's own choice of collector": ("-XX:+UseSerialGC ", ""),
-    "parallel collector": ("-XX:+UseSerialGC", "-XX:+UseParallelGC"),
-    "netty's own number of threads": ("number_of_netty_threads=2\nnetty_client_threads=2\n", ""),
+    "default garbage collector": ("-XX:+UseSerialGC ", ""),
+    "parallel garbage collector": ("-XX:+UseSerialGC", "-XX:+UseParallelGC"),
+    "default number of netty threads": ("number_of_netty_threads=2\nnetty_client_threads=2\n", ""),
 }
 
 Row = dict[str, Figures]  # by number of clients
@@ -57,7 +58,7 @@ def report(result: dict[str, Any]) -> str:
     memory = ", ".join(f"{size} MB ({name})" for name, size in result["megabytes"].items())
     return "\n\n".join(
         [
-            f"{result['seconds']} seconds each on {result['machine']}.",
+            f"Each figure was measured for {result['seconds']} seconds on {result['machine']}.",
             table("batch size, delay", result["batches"]),
             table("workers", result["workers"]),
             amdahl(result["workers"]),
@@ -68,7 +69,7 @@ def report(result: dict[str, Any]) -> str:
 
 
 def batches() -> Rows:
-    with server(OURS) as ours:
+    with server(DIRECT) as ours:
         return {f"{size}, {delay} ms": registered(ours, size, delay) for size, delay in BATCHES}
 
 
@@ -76,7 +77,7 @@ def workers() -> Rows:
     rows = {}
     for number in WORKERS:
         environment = {"TS_DEFAULT_WORKERS_PER_MODEL": str(number)}
-        with server(dataclasses.replace(OURS, environment=environment)) as ours:
+        with server(dataclasses.replace(DIRECT, environment=environment)) as ours:
             rows[str(number)] = loaded(ours, MANY_CLIENTS)
     return rows
 
@@ -84,9 +85,10 @@ def workers() -> Rows:
 def frontends() -> dict[str, dict[str, Any]]:
     rows, megabytes = {}, {}
     for name, (old, new) in FRONTENDS.items():
-        if old not in OURS.configuration:
-            sys.exit(f"config.properties has no {old!r} to replace; look at FRONTENDS")
-        peer = dataclasses.replace(OURS, configuration=OURS.configuration.replace(old, new))
+        if old not in DIRECT.configuration:
+            sys.exit(f"config.properties lacks {old!r}; update FRONTENDS in benchmarks/sweep.py")
+        configuration = DIRECT.configuration.replace(old, new)
+        peer = dataclasses.replace(DIRECT, configuration=configuration)
         with server(peer) as ours:
             rows[name] = loaded(ours, CLIENTS)
             megabytes[name] = round(frontend_megabytes(ours))
@@ -94,18 +96,18 @@ def frontends() -> dict[str, dict[str, Any]]:
 
 
 def amdahl(rows: Rows) -> str:
-    """What the second worker brings, and by Amdahl's law (1967) a machine with more cores.
+    """Speedup by the second worker, extrapolated to more cores by Amdahl's law (1967).
 
-    speedup(n) = 1 / (s + (1 - s) / n); s, the share that doesn't run in parallel, from n = 2.
+    speedup(n) = 1 / (s + (1 - s) / n); the serial share s follows from n = 2.
     """
     one, two = (rows[n]["16"]["photos_per_second"] for n in ("1", "2"))
     serial = max(0.0, 2 * one / two - 1)
     cores = {n: one / (serial + (1 - serial) / n) for n in (4, 8, 16)}
     expected = ", ".join(f"{speed:.0f} on {n} cores" for n, speed in cores.items())
     return (
-        f"The second worker makes {two / one:.2f} times the photos/s of one, so {serial:.0%} of "
-        f"the work doesn't run in parallel (Amdahl; load generator and frontend sit on the same "
-        f"two cores). At best, then: {expected}, in photos/s."
+        f"Two workers have {two / one:.2f} times the throughput of one, so "
+        f"{markdown.percent(serial, 0)} of the work doesn't run in parallel (Amdahl's law; load "
+        f"generator and frontend use the same two cores). Upper bounds in photos/s: {expected}."
     )
 
 
@@ -116,14 +118,10 @@ def server(peer: Peer) -> Iterator[Running]:
 
 
 def registered(ours: Running, size: int, delay: int) -> Row:
-    """Register the archive anew with these settings; figures by number of clients."""
-    for method, address in (
-        ("DELETE", f"{ours.management}/models/catsdogs"),
-        ("POST", f"{ours.management}/models?url=catsdogs.mar&initial_workers=2"
-                 f"&batch_size={size}&max_batch_delay={delay}"),
-    ):  # fmt: skip
-        with urllib.request.urlopen(urllib.request.Request(address, method=method), timeout=60):
-            pass
+    """Register the archive again with these settings; figures by number of clients."""
+    management = Management(ours.management)
+    management.unregister()
+    management.register("catsdogs.mar", 2, batch_size=size, max_batch_delay=delay)
     return loaded(ours, CLIENTS)
 
 
@@ -142,7 +140,7 @@ def frontend_megabytes(ours: Running) -> float:
 
 
 def table(corner: str, rows: Rows) -> str:
-    """Photos/s and median latency, and what was refused, of each row by number of clients."""
+    """Throughput, median latency and refused requests of each row, by number of clients."""
     loads = list(next(iter(rows.values())))
     return markdown.table(
         [corner, *(f"{clients} client{'s' * (clients != '1')}" for clients in loads)],
@@ -151,7 +149,7 @@ def table(corner: str, rows: Rows) -> str:
 
 
 def cell(figures: Figures) -> str:
-    refused = f", {figures['errors']:.0f} refused" if figures["errors"] else ""
+    refused = f", {figures['errors']:,.0f} refused" if figures["errors"] else ""
     return f"{figures['photos_per_second']:.0f}/s, {figures['p50']:.1f} ms{refused}"
 
 

@@ -1,10 +1,10 @@
-"""Photos a second in training, from a plain loop to ours, one step at a time.
+"""Training throughput, from a plain loop to ours, one optimisation per row.
 
 python -m benchmarks.training    # writes training.json beside it and the table in docs/training.md
-python -m benchmarks.training --device cuda    # a GPU's whole epochs, into the same files
+python -m benchmarks.training --device cuda    # whole epochs on a GPU; same files
 
-Each row adds one thing to the row above and runs in a process of its own; rounds go through all
-rows in turn, and the median counts. Photos and labels are random: only time is measured here.
+Each row adds one thing to the row above and runs in its own process. Each round measures all rows;
+reported is the median. Photos and labels are random, since only time is measured.
 """
 
 from __future__ import annotations
@@ -30,43 +30,42 @@ import torch.nn.functional as F
 from benchmarks.machine import processor
 from training import markdown
 from training.augment import augment
-from training.dataset import BYTES, INDEX, PIXELS, PixelLoader, Split, write_csv
+from training.dataset import BYTES, INDEX, PIXELS, Photo, PixelLoader, Split, write_csv
+from training.devices import CPU, autocast, choose_device, keep_freed_memory, machine
 from training.epoch import train_one_epoch, train_one_step
 from training.files import write_json
-from training.hardware import CPU, autocast, choose_device, keep_freed_memory, machine
 from training.model import SimpleCNN
 from training.params import load_params
-from training.split import Photo
-from training.teacher import FEATURES, MAPS, Teacher
+from training.teach import FEATURES, MAPS, Teacher
 from training.train import new_training
 
 RESULT = Path(__file__).with_suffix(".json")
 DOCUMENT = Path(__file__).parent.parent / "docs/training.md"
 MARK = "speed, written by `python -m benchmarks.training`"
 BATCH = 64
-STEPS = 8  # after two that warm up
+STEPS = 8  # after two warm-up steps
 EPOCH = 8192  # photos of an epoch on a GPU
 RECIPE = load_params(Path(__file__).parent.parent / "params.yaml").train
 PLAIN = {"channels_last": False, "bf16": False, "pool_first": False, "keep": False, "side": 224}
-# Without AMX and bfloat16 units, as on older processors: oneDNN is told not to use them.
+# As on older CPUs: oneDNN must not use AMX and bfloat16 units.
 NO_BF16 = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}
 ROWS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
     "plain float32 loop": (PLAIN, {}),
     "+ channels-last": (PLAIN | {"channels_last": True}, {}),
     "+ bfloat16": (PLAIN | {"channels_last": True, "bf16": True}, {}),
     "+ pool before ReLU": (PLAIN | {"channels_last": True, "bf16": True, "pool_first": True}, {}),
-    "+ memory kept from step to step": (
+    "+ memory reused between steps": (
         {"channels_last": True, "bf16": True, "pool_first": True, "keep": True, "side": 224}, {}
     ),
     "+ 160 pixels, as in the first epochs": (
         {"channels_last": True, "bf16": True, "pool_first": True, "keep": True, "side": 160}, {}
     ),
-    "all but bfloat16 and 160 pixels, without its hardware": (
+    "at 224 pixels, on a CPU without bfloat16": (
         {"channels_last": True, "bf16": False, "pool_first": True, "keep": True, "side": 224},
         NO_BF16,
     ),
-    "the whole recipe at 224 pixels: photos changed, teacher asked": ({"recipe": 224}, {}),
-    "the whole recipe at 160 pixels": ({"recipe": 160}, {}),
+    "full recipe at 224 pixels, with augmentation and teacher": ({"recipe": 224}, {}),
+    "full recipe at 160 pixels": ({"recipe": 160}, {}),
 }  # fmt: skip
 
 
@@ -88,7 +87,7 @@ def main() -> None:
         for name, (_, environment) in ROWS.items():
             speeds[name].append(run_row(name, environment))
             print(f"round {number + 1}: {speeds[name][-1]:6.1f} photos/s  {name}", file=sys.stderr)
-        # After each round, so that an interrupted run keeps what it has.
+        # After each round, so that an interrupted run keeps its results.
         report(processor(), {name: round(median(row), 1) for name, row in speeds.items()})
 
 
@@ -101,25 +100,26 @@ def report(where: str, speeds: dict[str, float]) -> None:
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
-    """The rows in Markdown, with the ratio to the first; a table for each machine."""
+    """The rows in Markdown, with the ratio to the first row; one table per machine."""
     tables = []
     for where, speeds in results.items():
         first = next(iter(speeds.values()))
         rows = [[name, str(speed), f"{speed / first:.1f}"] for name, speed in speeds.items()]
-        tables.append(markdown.table([where, "photos/s", "times"], rows))
+        tables.append(markdown.table([where, "photos/s", "speed-up"], rows))
     return "\n\n".join(tables)
 
 
 def run_row(name: str, environment: dict[str, str]) -> float:
     command = [sys.executable, "-m", "benchmarks.training", "--row", name]
-    told = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, check=True
-    )
-    return float(told.stdout)
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=True,
+        timeout=3600,
+    )  # fmt: skip
+    return float(done.stdout)
 
 
 class PlainCNN(SimpleCNN):
-    """ReLU before the pool, as one writes it first."""
+    """ReLU before the pool, as in a straightforward implementation."""
 
     def maps(self, photos: torch.Tensor) -> torch.Tensor:
         x = self.pool(F.relu(self.bn1(self.conv1(photos))))
@@ -129,7 +129,7 @@ class PlainCNN(SimpleCNN):
 
 
 def measure(setting: dict[str, object]) -> float:
-    """Photos a second of `STEPS` training steps."""
+    """Photos per second over `STEPS` training steps."""
     torch.manual_seed(0)
     step = recipe_step(int(setting["recipe"])) if "recipe" in setting else plain_step(setting)
     for _ in range(2):
@@ -166,7 +166,7 @@ def plain_step(setting: dict[str, object]) -> Callable[[], None]:
 
 
 class NoPhotos:
-    """All that `new_training` asks of a split."""
+    """The part of a split that `new_training` uses."""
 
     classes = ("cat", "dog")
     photos_sha256 = ""
@@ -178,7 +178,7 @@ class NoPhotos:
 
 
 def epochs_on(device: torch.device, rounds: int) -> dict[str, float]:
-    """Photos a second of whole epochs on random photos, after one that warms up."""
+    """Photos per second over whole epochs on random photos, after a warm-up epoch."""
     speeds = {}
     with tempfile.TemporaryDirectory() as name:
         split = random_split(Path(name))
@@ -186,7 +186,7 @@ def epochs_on(device: torch.device, rounds: int) -> dict[str, float]:
             small = {"epochs": rounds + 1, "small_epochs": (rounds + 1) * (side < 224)}
             params = replace(RECIPE, batch_size=batch, small_side=side, **small)
             training = new_training(params, split, device)
-            loader, teacher = PixelLoader(split, device, room), no_lesson(device)
+            loader, teacher = PixelLoader(split, device, room), no_stats(device)
             for _ in range(rounds + 1):
                 training.history.append(train_one_epoch(training, loader, teacher))
             measured = training.history[1:]
@@ -202,7 +202,7 @@ def epochs_on(device: torch.device, rounds: int) -> dict[str, float]:
 
 
 def random_split(folder: Path) -> Split:
-    """EPOCH photos of noise for training, and one of validation."""
+    """EPOCH noise photos for training, and one for validation."""
     numbers = range(EPOCH + 1)
     photos = [
         Photo(
@@ -219,8 +219,8 @@ def random_split(folder: Path) -> Split:
     return Split(folder, "train")
 
 
-def no_lesson(device: torch.device) -> Teacher:
-    """A teacher that knows neither scale nor class, and takes as long as one that does."""
+def no_stats(device: torch.device) -> Teacher:
+    """A teacher with neutral statistics, which costs as much time as a real one."""
     zeros, ones = torch.zeros, torch.ones
     return Teacher(
         {
@@ -233,10 +233,10 @@ def no_lesson(device: torch.device) -> Teacher:
 
 
 def recipe_step(side: int) -> Callable[[], None]:
-    """What `train` does with a batch, but for reading it from the disk."""
+    """A step of `train` without reading the batch from disk."""
     keep_freed_memory()
     training = new_training(RECIPE, cast(Split, NoPhotos()))
-    teacher = no_lesson(CPU)
+    teacher = no_stats(CPU)
     photos = torch.randint(0, 256, (BATCH, 3, 224, 224), dtype=torch.uint8)
     targets = torch.eye(2)[torch.randint(2, (BATCH,))]
 

@@ -1,1 +1,1 @@
-"""What one would use instead, each written as its own documentation advises."""
+"""Other servers for comparison, each written as its documentation recommends."""

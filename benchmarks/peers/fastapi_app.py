@@ -12,5 +12,5 @@ model = load_model(os.environ["PEER_BACKEND"])
 
 @app.post("/predict")
 def predict(photo: UploadFile) -> dict[str, object]:
-    # Not async: the documentation sends blocking work to the thread pool.
+    # Not async: the documentation recommends this for blocking work, which runs in a thread pool.
     return answer(model(prepared(opened(photo.file.read())).unsqueeze(0))[0])

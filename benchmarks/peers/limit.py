@@ -1,4 +1,4 @@
-"""No server: decode and forward pass of our handler, in one process for each core.
+"""Upper limit without a server: decode and forward pass of our handler, one process per core.
 
 python -m benchmarks.peers.limit PHOTO SECONDS    # prints photos/s
 """
@@ -19,7 +19,7 @@ def main() -> None:
     photo, seconds = Path(sys.argv[1]), float(sys.argv[2])
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(cores) as pool:
-        # The first conversion is kept for the others; then all measure the same time.
+        # The first one caches the converted network; then all measure during the same period.
         pool.submit(photos_per_second, photo, Path(folder), 0.0, 0.0).result()
         start = time.time() + 10
         runs = [
@@ -30,17 +30,16 @@ def main() -> None:
 
 
 def photos_per_second(photo: Path, folder: Path, start: float, seconds: float) -> float:
-    """Of one process, from `start` (seconds since 1970) on."""
-    import json
-
+    """Throughput of one process, measured from `start` (seconds since 1970)."""
     import numpy as np
 
     from handler.backend import load_backend
     from handler.photo import decode_photo
     from training.model import load_classifier
+    from training.weights import read_card
 
     weights = Path(__file__).parents[2] / "models/catsdogs.pt"
-    card = json.loads(weights.with_suffix(".json").read_text())
+    card = read_card(weights.with_suffix(".json"))
     _, run = load_backend(
         lambda: load_classifier(weights, card), card["activation_ranges"], folder, None, {}
     )

@@ -1,4 +1,4 @@
-"""What each peer is given: the released network, and preprocessing as people write it first."""
+"""What all peers use: the released network, and straightforward preprocessing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRANSFORM = v2.Compose(
         v2.Normalize(CARD["mean"], CARD["std"]),
     ]
 )
-# Without the second, both processes would sit on the same core.
+# With CPU pinning, both processes would run on the same core.
 CONFIG = {"INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
 Model = Callable[[torch.Tensor], torch.Tensor]  # photos (N, 3, 224, 224) to probabilities
 

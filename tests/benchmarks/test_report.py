@@ -21,7 +21,7 @@ from benchmarks import (
     sweep,
     training,
 )
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 from training.markdown import wrapped
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import training
-from training.hardware import CPU
+from training.devices import CPU
 
 
 @pytest.mark.slow
