@@ -1,4 +1,4 @@
-"""What the documents say is there: files, anchors, targets, options, figures and commands."""
+"""Files, anchors, targets, options, figures and commands in the documents exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from tests.conftest import REPOSITORY
+from testing.repository import REPOSITORY
 from training.__main__ import main, parser
 
 README = (REPOSITORY / "README.md").read_text()
@@ -21,10 +21,9 @@ DOCUMENTS = sorted(
     for folder in (".", "docs", "monitoring", "helm/catsdogs")
     for path in (REPOSITORY / folder).glob("*.md")
 )
-# Which file runs the commands of README.md and CONTRIBUTING.md, by how they begin; None: none,
-# for want of PyTorch's index, because tests set PATH instead, or because it takes an hour.
+# The file that runs each command of README.md and CONTRIBUTING.md, by how the command begins. None:
+# no file, since tests set PATH instead, or it takes an hour.
 RUN_BY = {
-    "export PIP_EXTRA_INDEX_URL": None,
     "curl ": "tests/e2e/test_readme.py",
     ".venv/bin/python tools/": "tests/e2e/test_readme.py",
     ".venv/bin/python -m training archive": "tests/e2e/test_readme.py",
@@ -35,9 +34,10 @@ RUN_BY = {
     "helm install": ".github/workflows/ci.yml",
     "helm test": ".github/workflows/ci.yml",
     "make demo": ".ci/run",
+    "make stop": ".ci/run",
     "make lint": ".ci/run",
     "make train": "tests/test_documents.py",
-    ".venv/bin/python -m pytest": ".ci/run",
+    ".venv/bin/python -m pytest": "Makefile",
     "PATH=$PWD/.venv/bin:$PATH mutmut": None,
 }
 
@@ -55,7 +55,7 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 
 
 def links(document: Path) -> list[str]:
-    """Where the links and pictures of a Markdown file lead."""
+    """The targets of links and pictures in a Markdown file."""
     tokens = [
         child
         for token in MarkdownIt().enable("table").parse(document.read_text())
@@ -70,7 +70,7 @@ def links(document: Path) -> list[str]:
 
 
 def anchors(document: Path) -> set[str]:
-    """Those that headings get: lower case, hyphens between words."""
+    """Anchors of headings: lower case, hyphens between words."""
     headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -81,7 +81,9 @@ def test_only_targets_and_files_are_named_that_there_are(document: Path) -> None
     makefile = (REPOSITORY / "Makefile").read_text()
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert f"\n{target}:" in makefile, target
-    folders = "benchmarks|docs|gateway|handler|helm|models|monitoring|tests|tools|training"
+    folders = (
+        "benchmarks|docs|files|gateway|handler|helm|models|monitoring|testing|tests|tools|training"
+    )
     for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text):
         assert (REPOSITORY / path).exists(), path
     assert "@@" not in text
@@ -108,17 +110,17 @@ def test_every_command_is_run_somewhere(name: str) -> None:
 
 def commands(document: Path) -> list[str]:
     blocks = re.findall(r"^```sh\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in blocks for line in block.splitlines() if not line.startswith("#")]
 
 
 def given_by_make_train(*variables: str) -> list[list[str]]:
-    """The words of each `python -m training` that it would give."""
+    """The arguments of each `python -m training` that it would run."""
     given = re.findall(r"^\S+ -m training (.*)$", dry_run(*variables), re.MULTILINE)
     return [shlex.split(words) for words in given]
 
 
 def dry_run(*variables: str) -> str:
-    """What `make train` would do."""
+    """The commands that `make train` would run."""
     return subprocess.run(
         ["make", "train", *variables, "--dry-run"],
         cwd=REPOSITORY, capture_output=True, text=True, check=True,
@@ -149,7 +151,7 @@ def test_make_train_goes_on_with_what_is_left_when_asked(tmp_path: Path) -> None
         finished.mkdir()
         (finished / "checkpoint.pt").touch()
         (refusal,) = re.findall("^echo (.*)$", dry_run(f"RUN={run}"), re.MULTILINE)[-1:]
-        assert "holds a run; name another (RUN=...), or go on with it (RESUME=1)" in refusal
+        assert "contains a run; name another (RUN=...), or continue it (RESUME=1)" in refusal
         resumed = [
             words[2]
             for words in given_by_make_train(f"RUN={run}", "RESUME=1")
