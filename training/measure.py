@@ -46,16 +46,11 @@ def measure(predictor: Predictor, split: Split, outputs: Outputs) -> dict[str, A
     """Metrics of the network's `outputs` for the test split, and of the served predictor."""
     calibrated = outputs.logits / predictor.card["temperature"]
     _, right = confidences(calibrated, outputs.labels)
-    served = np.concatenate([predictor.infer(photos)[0] for photos in blocks(split)])
     return {
         "test": split_metrics(predictor, outputs),
         "uncalibrated": calibration(outputs.logits, outputs.labels),
         "slices": {name: accuracy_of(right[rows]) for name, rows in slices(split).items()},
-        "served": {
-            **agreement(served, F.softmax(calibrated, dim=1).numpy()),
-            "accuracy": float((served.argmax(1) == outputs.labels.numpy()).mean()),
-            "backend": predictor.backend,
-        },
+        "served": served_metrics(predictor, split, outputs, np.ones(len(split), bool)),
         "not_a_pet": not_a_pet(predictor),
     }
 
@@ -70,17 +65,31 @@ def split_metrics(predictor: Predictor, outputs: Outputs) -> dict[str, Any]:
     return classification_metrics(calibrated, outputs.labels, predictor.classes, certain)
 
 
+def served_metrics(
+    predictor: Predictor, split: Split, outputs: Outputs, chosen: np.ndarray
+) -> dict[str, Any]:
+    """The served predictor on the `chosen` photos (a mask), compared with the network's outputs."""
+    served = np.concatenate([predictor.infer(photos)[0] for photos in blocks(split)])[chosen]
+    calibrated = F.softmax(outputs.logits[chosen] / predictor.card["temperature"], dim=1)
+    return {
+        **agreement(served, calibrated.numpy()),
+        "accuracy": float((served.argmax(1) == outputs.labels[chosen].numpy()).mean()),
+        "backend": predictor.backend,
+    }
+
+
 def validation_metrics(
     predictor: Predictor, split: Split, outputs: Outputs
 ) -> dict[str, dict[str, Any]]:
     """Metrics of the validation photos without foreign ones, and of the foreign ones, if any, with
-    accuracy per source."""
+    accuracy per source, and of the served predictor."""
     foreign = split.foreign
     kinds = {}
     for name, rows in (("validation", ~foreign), (FOREIGN, foreign)):
         if rows.any():
             kinds[name] = split_metrics(predictor, Outputs(*(part[rows] for part in outputs)))
     if foreign.any():
+        kinds[FOREIGN]["served"] = served_metrics(predictor, split, outputs, foreign)
         right = (outputs.logits.argmax(1) == outputs.labels).numpy()
         sources = np.array(split.sources)
         kinds[FOREIGN]["sources"] = {
@@ -130,7 +139,7 @@ def slices(split: Split) -> dict[str, np.ndarray]:
         "one side twice the other and more": sides.max(1) >= 2 * sides.min(1),
         "dark (mean brightness under 60 of 255)": means.mean(1) < 60,
         "grey-looking (channels under 8 of 255 apart)": np.array(spread) < 8,
-        "turned by EXIF": np.array([photo.orientation != 1 for photo in photos]),
+        "rotated by EXIF": np.array([photo.orientation != 1 for photo in photos]),
     }
 
 
@@ -161,7 +170,7 @@ def not_pets() -> Iterator[tuple[str, np.ndarray]]:
     for digit in load_digits().images[:DIGITS]:
         yield "handwritten digits", squashed(Image.fromarray((255 - digit * 15.9).astype(np.uint8)))
     for _ in range(TEXTURES):
-        yield "made textures", squashed(texture(random))
+        yield "generated textures", squashed(texture(random))
 
 
 def whole_pictures() -> Iterator[Image.Image]:

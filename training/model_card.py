@@ -248,18 +248,25 @@ def same_answers(card: dict[str, Any]) -> str:
         f"{percent(half['same_label'], 2)}, and probabilities differ by at most "
         f"{half['largest_difference']:.4f}"
     )
-    here, there = (
-        percent(accuracy, 2)
-        for accuracy in (served["accuracy"], card["metrics"]["test"]["accuracy"])
+    foreign = card["metrics"].get(FOREIGN, {})
+    of_foreign = (
+        f" On photos by other people it is {both_accuracies(foreign['served'], foreign)}."
+        if "served" in foreign
+        else ""
     )
-    right = f"{here} instead of {there}" if here != there else f"{here} in both"
     return f"""## Stored and served model
 
 Weights are stored in half precision. {cost}.
 
 The served model ({served["backend"]}) was compared with PyTorch in float32 on test photos. The
 label is the same for {percent(served["same_label"], 2)}, probabilities differ by at most
-{served["largest_difference"]:.4f}, and the accuracy is {right}."""
+{served["largest_difference"]:.4f}, and the accuracy is \
+{both_accuracies(served, card["metrics"]["test"])}.{of_foreign}"""
+
+
+def both_accuracies(served: dict[str, Any], exact: dict[str, Any]) -> str:
+    here, there = (percent(metrics["accuracy"], 2) for metrics in (served, exact))
+    return f"{here} instead of {there}" if here != there else f"{here} in both"
 
 
 def limits(card: dict[str, Any]) -> str:

@@ -262,6 +262,8 @@ def test_unlabelled_photos_train_and_foreign_ones_have_figures_of_their_own(
     card = evaluate(index, run, params)
     known = card["metrics"]["foreign_validation"]
     assert known["photos"] == known["sources"]["ads"]["photos"] == 12
+    assert known["served"]["photos"] == 12
+    assert known["served"]["largest_difference"] < 0.1  # int8
     held = Split(index, "validation")
     assert card["metrics"]["validation"]["photos"] == len(held) - 12
     assert card["reference"]["photos"] == len(held)
@@ -273,5 +275,6 @@ def test_unlabelled_photos_train_and_foreign_ones_have_figures_of_their_own(
     write_model_card(card, tmp_path / "card.md")
     written = (tmp_path / "card.md").read_text()
     assert "| ads | 12 |" in written
+    assert "On photos by other people it is" in " ".join(written.split())
     listed = ", ".join(f"{name} ({count})" for name, count in own.most_common())
     assert f"came from 3 sources: {listed}." in " ".join(written.split())
