@@ -69,7 +69,7 @@ def served_metrics(
     predictor: Predictor, split: Split, outputs: Outputs, chosen: np.ndarray
 ) -> dict[str, Any]:
     """The served predictor on the `chosen` photos (a mask), compared with the network's outputs."""
-    served = np.concatenate([predictor.infer(photos)[0] for photos in blocks(split)])[chosen]
+    served = np.concatenate([predictor.infer(photos)[0] for photos in blocks(split, chosen)])
     calibrated = F.softmax(outputs.logits[chosen] / predictor.card["temperature"], dim=1)
     return {
         **agreement(served, calibrated.numpy()),
@@ -121,10 +121,12 @@ def half_precision_cost(
     return agreement(*probabilities) | {"accuracy": accuracy[0], "accuracy_float32": accuracy[1]}
 
 
-def blocks(split: Split) -> Iterator[list[np.ndarray]]:
-    """All photos of `split` in batches, as from `decode_photo`: uint8 (224, 224, 3)."""
+def blocks(split: Split, chosen: np.ndarray) -> Iterator[list[np.ndarray]]:
+    """The `chosen` photos (a mask) in batches, as from `decode_photo`: uint8 (224, 224, 3)."""
+    start = 0
     for photos in split.batches():
-        yield list(photos.permute(0, 2, 3, 1).numpy())
+        yield list(photos.permute(0, 2, 3, 1).numpy()[chosen[start : start + len(photos)]])
+        start += len(photos)
 
 
 def slices(split: Split) -> dict[str, np.ndarray]:
