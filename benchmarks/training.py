@@ -190,11 +190,11 @@ def epochs_on(device: torch.device, rounds: int) -> dict[str, float]:
             for _ in range(rounds + 1):
                 training.history.append(train_one_epoch(training, loader, teacher))
             measured = training.history[1:]
-            where = "kept on the card" if loader.kept is not None else "read ahead"
+            where = "on the GPU" if loader.kept is not None else "read ahead"
             loading = median(row["loading_share"] for row in measured)
             memory = measured[-1]["gpu_memory_gb"]
             row = (
-                f"the whole recipe at {side} pixels, {batch} photos a step, photos {where} "
+                f"full recipe at {side} pixels, {batch} photos per step, photos {where} "
                 f"(loading {loading:.0%}, {memory:.1f} GB)"
             )
             speeds[row] = round(median(row["photos_per_second"] for row in measured), 1)
