@@ -75,15 +75,16 @@ def mlflow_tracker(
 def open_store(folder: Path) -> None:
     """Choose the store, by default in `folder`, and the experiment; create them if missing.
 
-    Raises UsageError if the store can't be opened.
+    A server keeps the files of its runs itself. Raises UsageError if the store can't be opened.
     """
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').resolve()}")
     try:
         with alone_with_store():
             if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-                artifacts = (folder / "mlflow-artifacts").resolve().as_uri()
-                mlflow.create_experiment(EXPERIMENT, artifacts)
+                own = (folder / "mlflow-artifacts").resolve().as_uri()
+                server = mlflow.get_tracking_uri().startswith("http")
+                mlflow.create_experiment(EXPERIMENT, None if server else own)
             mlflow.set_experiment(EXPERIMENT)
     except Exception as error:  # from MLflow, SQLAlchemy, alembic or the operating system
         raise UsageError(

@@ -2,13 +2,21 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from testing.servers import free_ports
 from training.checkpoint import BEST
 from training.dataset import Split
 from training.files import UsageError
@@ -75,6 +83,50 @@ def test_a_store_that_can_not_be_opened_is_reported_in_one_line(
     (tmp_path / "mlflow.db").write_text("text")
     with pytest.raises(UsageError, match=f"{uri or tmp_path}.*{reason}.*--no-mlflow$"):
         open_store(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_server_keeps_the_files_of_its_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, default_store: None
+) -> None:
+    import mlflow
+
+    from training.tracking import EXPERIMENT, open_store
+
+    [port] = free_ports(1)
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/server.db",
+        "--artifacts-destination", str(tmp_path / "kept"),
+    ]  # fmt: skip
+    log = (tmp_path / "log").open("wb")
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(
+        command, env=environment, stdout=log, stderr=log, start_new_session=True
+    )
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        mlflow.set_tracking_uri(f"http://127.0.0.1:{port}")
+        wait_until_open(port)
+        open_store(tmp_path / "own")
+        assert mlflow.get_experiment_by_name(EXPERIMENT) is not None
+        with mlflow.start_run():
+            mlflow.log_text("text", "note.txt")
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+        log.close()
+    assert [path.read_text() for path in (tmp_path / "kept").rglob("note.txt")] == ["text"]
+    assert not (tmp_path / "own").exists()
+
+
+def wait_until_open(port: int) -> None:
+    """Wait until a server listens on `port` of loopback, up to a minute."""
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"nothing listens on port {port}")
 
 
 @pytest.mark.slow
