@@ -59,7 +59,7 @@ def load_backend(
         precision = "int8" if computes_int8() else "f32"
     threads = int(options.get("threads", 1))
     torch.set_num_threads(threads)
-    if gpu is not None:  # untested: no GPU was available
+    if gpu is not None:  # never tried
         return f"PyTorch on cuda:{gpu}", in_pytorch(load_classifier(), f"cuda:{gpu}")
     if backend == "openvino" and not find_spec("openvino"):
         logger.warning(
