@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import Counter
+from contextlib import ExitStack
 
 import pytest
 import requests
 
+from testing.abuse import HEAD, connect
 from testing.load import CAT
 from testing.repository import VERSION
 from testing.servers import Server, wait_until
@@ -73,6 +76,35 @@ def test_its_share_goes_to_the_canary_while_that_lives(own_server: Server) -> No
     metrics = f"{own_server.address('gateway_metrics')}/metrics/gateway"
     failed = f"gateway_canary_failures_total {shared['3.0']}.0"
     wait_until(lambda: failed in requests.get(metrics, timeout=30).text)
+
+
+@pytest.mark.slow
+def test_with_a_canary_an_address_has_its_share_and_errors_are_json(own_server: Server) -> None:
+    own_server.environment["CATSDOGS_CLIENT_LIMIT"] = "on"
+    door = serve_canary(own_server, "50")
+    with ExitStack() as clients:
+        for _ in range(80):
+            client = clients.enter_context(connect(own_server))
+            client.sendall(HEAD + b"Content-Length: 100000\r\n\r\nx")
+        time.sleep(1)
+        for number in range(8):  # on both paths
+            name = {"X-Request-Id": str(number)}
+            refused = requests.post(f"{door}/predict", data=CAT, headers=name, timeout=30)
+            assert refused.status_code == refused.json()["code"] == 503
+            assert refused.headers["Retry-After"] == "1"
+
+    wait_until(lambda: requests.post(f"{door}/predict", data=CAT, timeout=30).ok)
+    own_server.management.unregister("3.0")
+    for number in range(8):
+        name = {"X-Request-Id": str(number)}
+        cut = requests.post(f"{door}/predict", data=CAT[:-500], headers=name, timeout=30)
+        assert cut.status_code == cut.json()["code"] == 400
+        assert "truncated" in cut.json()["message"]
+    own_server.management.unregister(VERSION)
+    for number in range(8):
+        name = {"X-Request-Id": str(number)}
+        lost = requests.post(f"{door}/predict", data=CAT, headers=name, timeout=30)
+        assert lost.status_code == lost.json()["code"] == 503
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,13 @@ def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: s
         assert words in asked.stdout + asked.stderr
 
 
+def test_an_empty_key_opens_nothing(own_server: Server) -> None:
+    own_server.environment["CATSDOGS_API_KEYS"] = ""
+    started = own_server.serve("--detach")
+    assert started.returncode == 2
+    assert "CATSDOGS_API_KEYS is set, but empty" in started.stderr
+
+
 @pytest.mark.parametrize("keys", ["short", "a" * 31, f"{'a' * 32},", f"{'a' * 32},b", '"' * 40])
 def test_weak_keys_are_refused_before_anything_starts(own_server: Server, keys: str) -> None:
     own_server.environment["CATSDOGS_API_KEYS"] = keys

@@ -199,3 +199,10 @@ def test_memory_of_each_process_is_exported(server: Server) -> None:
 def test_the_listener_for_metrics_has_nothing_else(server: Server, path: str) -> None:
     response = requests.get(f"{server.address('gateway_metrics')}{path}", timeout=30)
     assert response.status_code == response.json()["code"] == 404
+
+
+@pytest.mark.parametrize("path", ["metrics", "metrics/gateway", "metrics/workers", "ready"])
+def test_metrics_are_only_read(server: Server, path: str) -> None:
+    answer = requests.post(f"{server.address('gateway_metrics')}/{path}", data=b"x", timeout=30)
+    assert answer.status_code == answer.json()["code"] == 405
+    assert answer.headers["Allow"] == "GET, HEAD"

@@ -46,6 +46,7 @@ LOG_BYTES, OLD_LOGS = 20 * 2**20, 3  # size at which gateway.log is rotated, and
 ERROR = re.compile(r"\S+ \S+ \[(\w+)\] [\d#]+: (?:\*\d+ )?(.*?)(?:, client: .*)?$")
 SECONDS_FOR_VERSION = 30  # of `nginx -v`
 EMPTY = "# Nothing.\n"
+OURS = "catsdogs-"  # begins the names of our folders in that of uploads, which may have other files
 FALLBACK = "error_page 404 410 500 502 503 507 = @default_version;\n"  # if the canary fails
 
 
@@ -286,9 +287,9 @@ def new_sub_folder(uploads: Path) -> Path:
     """
     try:
         uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in uploads.iterdir():
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        return Path(tempfile.mkdtemp(dir=uploads, prefix=""))
+        for left in uploads.glob(f"{OURS}*"):
+            shutil.rmtree(left)
+        return Path(tempfile.mkdtemp(dir=uploads, prefix=OURS))
     except OSError as error:
         raise NotServed(
             f"{error.filename or uploads}: {error.strerror}; set CATSDOGS_UPLOADS to another folder"
@@ -303,7 +304,16 @@ def pass_on(reading: int, output: TextIO) -> None:
     with os.fdopen(reading, errors="replace") as lines:
         for line in lines:
             with suppress(OSError):  # full disk; there may be room for the next line
+                if output is not sys.stdout and output.tell() > LOG_BYTES:
+                    begin_again(output)
                 print(as_json(line.rstrip("\n")), file=output, flush=True)
+
+
+def begin_again(log: TextIO) -> None:
+    """Empty a long log, after copying it to a file with the suffix .1."""
+    shutil.copyfile(log.name, f"{log.name}.1")
+    log.seek(0)
+    log.truncate()
 
 
 def as_json(line: str) -> str:

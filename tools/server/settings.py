@@ -140,7 +140,11 @@ def check_files() -> None:
     for path in (CONFIG, ARCHIVE):
         if not path.exists():
             raise NotServed(f"{path} is missing in this folder; run `make serve` in the repository")
-    keys = os.environ.get("CATSDOGS_API_KEYS", "")
+    keys = os.environ.get("CATSDOGS_API_KEYS")
+    if keys == "":  # such as the output of a command that failed; it must not open the gateway
+        raise NotServed(
+            "CATSDOGS_API_KEYS is set, but empty; unset it, or set keys: `openssl rand -hex 32`"
+        )
     if keys and not re.fullmatch(r"[\w-]{32,}(,[\w-]{32,})*", keys, re.ASCII):
         raise NotServed(
             "CATSDOGS_API_KEYS has a key of under 32 characters, or with other characters than "

@@ -5,11 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
+import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
+from testing.repository import REPOSITORY
+from testing.servers import free_ports, wait_until
 from tools.server import nginx
 
 
@@ -41,6 +45,78 @@ def test_any_other_line_becomes_a_message(line: str) -> None:
 
 def test_a_line_of_the_access_log_stays_as_it_is() -> None:
     assert passed_on('{"status": 200}\n') == [{"status": 200}]
+
+
+def test_a_long_log_of_errors_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx, "LOG_BYTES", 10_000)
+    reading, writing = os.pipe()
+    log = tmp_path / "gateway-errors.log"
+    with log.open("w") as output:
+        thread = threading.Thread(target=nginx.pass_on, args=(reading, output))
+        thread.start()
+        for number in range(500):
+            os.write(writing, f"{number} {'x' * 100}\n".encode())
+        os.close(writing)
+        thread.join(30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [log.name, f"{log.name}.1"]
+    assert all(path.stat().st_size < 11_000 for path in tmp_path.iterdir())
+    assert "499 " in json.loads(log.read_text().splitlines()[-1])["message"]
+
+
+def test_files_beside_the_uploads_are_not_ours_to_delete(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/mine.jpg").write_bytes(b"photo")
+    (tmp_path / "letter").write_text("text")
+    first = nginx.new_sub_folder(tmp_path)
+    (first / "0000000001").write_bytes(b"left by a server that was killed")
+    second = nginx.new_sub_folder(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "letter", second.name}
+    assert (tmp_path / "photos/mine.jpg").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "is_large"),
+    [
+        (["--http1.1"], ""),
+        (["--http1.1", "-H", "Content-Length: 59999"], ""),
+        (["--http1.1", "-H", "Content-Length: 60000"], "1"),
+        (["--http1.1", "-H", "Transfer-Encoding: chunked"], "1"),
+        (["--http2-prior-knowledge", "-d", "x" * 59999], ""),
+        (["--http2-prior-knowledge", "-d", "x" * 60000], "1"),
+        (["--http2-prior-knowledge", "-T", "-"], "1"),  # its length is known when it ends
+    ],
+)
+def test_an_upload_that_may_be_large_counts_as_large(
+    options: list[str], is_large: str, tmp_path: Path
+) -> None:
+    text = (REPOSITORY / "gateway/nginx.conf").read_text()
+    rule = re.search(r"map [^{\n]* \$is_large \{.*?\n\t\}", text, re.DOTALL)
+    assert rule
+    [port] = free_ports(1)
+    second = "--http2-prior-knowledge" in options
+    new = nginx.version(nginx.nginx()) >= (1, 25)
+    protocol = ("; http2 on" if new else " http2") if second else ""
+    (tmp_path / "nginx.conf").write_text(
+        "daemon off; error_log stderr; pid nginx.pid; events {}\n"
+        f"http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy;\n"
+        "fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n"
+        f"{rule[0]}\nserver {{ listen 127.0.0.1:{port}{protocol};"
+        ' location / { return 200 "large: $is_large"; } } }'
+    )
+    command = [str(nginx.nginx()), "-p", str(tmp_path), "-c", "nginx.conf"]
+    with subprocess.Popen(command) as server:
+        try:
+            asked = ["curl", "-s", "-X", "POST", *options, f"http://127.0.0.1:{port}"]
+
+            def answer() -> str:
+                return subprocess.run(
+                    asked, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+                ).stdout
+
+            # curl may lose an answer that comes before it has sent its body.
+            wait_until(lambda: answer() == f"large: {is_large}", 10)
+        finally:
+            server.terminate()
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo no version", "exec sleep 60"])
