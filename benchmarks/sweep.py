@@ -1,10 +1,11 @@
 """Effect of batch size, batch delay, number of workers and frontend settings on our server.
 
-python -m benchmarks.sweep    # about 8 minutes; writes sweep.json beside it and the tables in
+python -m benchmarks.sweep    # about 17 minutes; writes sweep.json beside it and the tables in
                               # docs/benchmarks.md
 
-The management API sets batches on a running server; workers and frontend settings need a new server
-with another environment or config.properties.
+The management API sets batches on a running server, each setting once per round; reported are
+medians. Workers and frontend settings need a new server with another environment or
+config.properties.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 from benchmarks.machine import processor
 from benchmarks.peers.servers import DIRECT, Peer, Running, running
 from benchmarks.report import DOCUMENT
-from benchmarks.serving import PHOTO, Figures, wrk
+from benchmarks.serving import PHOTO, Figures, medians, wrk
 from tools.server.management import Management
 from training import markdown
 from training.files import write_json
@@ -28,6 +30,8 @@ from training.files import write_json
 RESULT = Path(__file__).with_suffix(".json")
 MARK = "settings, written by `python -m benchmarks.sweep`"
 SECONDS = 4
+ROUNDS = 3
+REST = 2  # seconds, until a version that is unregistered has answered its last photos
 CLIENTS = (1, 4, 16, 64)
 MANY_CLIENTS = (4, 16, 64, 128, 256)
 BATCHES = (  # size, delay in ms
@@ -47,7 +51,7 @@ Rows = dict[str, Row]
 
 def main() -> None:
     result = {
-        "machine": processor(), "seconds": SECONDS,
+        "machine": processor(), "seconds": SECONDS, "rounds": ROUNDS,
         "batches": batches(), "workers": workers(), **frontends(),
     }  # fmt: skip
     write_json(RESULT, result)
@@ -58,7 +62,8 @@ def report(result: dict[str, Any]) -> str:
     memory = ", ".join(f"{size} MB ({name})" for name, size in result["megabytes"].items())
     return "\n\n".join(
         [
-            f"Each figure was measured for {result['seconds']} seconds on {result['machine']}.",
+            f"Each figure was measured for {result['seconds']} seconds on {result['machine']}."
+            + in_turn(result["rounds"]),
             table("batch size, delay", result["batches"]),
             table("workers", result["workers"]),
             amdahl(result["workers"]),
@@ -68,9 +73,24 @@ def report(result: dict[str, Any]) -> str:
     )
 
 
+def in_turn(rounds: int) -> str:
+    if rounds == 1:
+        return ""
+    return f" Batches were measured in turn; their figures are medians of {rounds} rounds."
+
+
 def batches() -> Rows:
+    measured: dict[str, dict[str, list[Figures]]] = {}
     with server(DIRECT) as ours:
-        return {f"{size}, {delay} ms": registered(ours, size, delay) for size, delay in BATCHES}
+        for _ in range(ROUNDS):
+            for size, delay in BATCHES:
+                row = measured.setdefault(f"{size}, {delay} ms", {})
+                for clients, figures in registered(ours, size, delay).items():
+                    row.setdefault(clients, []).append(figures)
+    return {
+        name: {clients: medians(rounds) for clients, rounds in row.items()}
+        for name, row in measured.items()
+    }
 
 
 def workers() -> Rows:
@@ -120,6 +140,7 @@ def server(peer: Peer) -> Iterator[Running]:
 def registered(ours: Running, size: int, delay: int) -> Row:
     """Register the archive again with these settings; figures by number of clients."""
     management = Management(ours.management)
+    time.sleep(REST)
     management.unregister()
     management.register("catsdogs.mar", 2, batch_size=size, max_batch_delay=delay)
     return loaded(ours, CLIENTS)
