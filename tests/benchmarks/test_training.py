@@ -18,4 +18,4 @@ def test_every_kind_of_row_can_still_be_measured(monkeypatch: pytest.MonkeyPatch
         assert training.measure(setting) > 0
     names = " ".join(training.epochs_on(CPU, 1))
     assert "photos read ahead" in names
-    assert "photos kept on the card" in names
+    assert "photos on the GPU" in names
