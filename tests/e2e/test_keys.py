@@ -19,6 +19,7 @@ KEYS = ["a" * 32, "B_-9" * 16]
 def guarded(own_server: Server) -> str:
     """The gateway's address."""
     own_server.environment["CATSDOGS_API_KEYS"] = ",".join(KEYS)
+    own_server.environment["CATSDOGS_API_KEY"] = KEYS[0]  # as a client's shell has
     own_server.start()
     return own_server.address("gateway")
 
@@ -36,6 +37,8 @@ def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: s
         assert refused.status_code == refused.json()["code"] == 401
         assert "X-API-Key" in refused.json()["message"]
     assert requests.get(f"{guarded}/ready", timeout=30).status_code == 200
+    known = own_server.process("java").environ().values()
+    assert not [value for value in known if any(key in value for key in KEYS)]
     for key, code, words in (("x" * 32, 2, "answers 401"), (KEYS[1], 0, "confidence")):
         own_server.environment["CATSDOGS_API_KEY"] = key
         asked = own_server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)

