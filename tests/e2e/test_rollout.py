@@ -60,13 +60,13 @@ def worse(store: Path, folder: Path) -> str:
     card = json.loads(weights.with_suffix(".json").read_text())
     card["sha256"] = hashlib.sha256((folder / "catsdogs.pt").read_bytes()).hexdigest()
     (folder / "catsdogs.json").write_text(json.dumps(card))
-    archive(folder / "catsdogs.pt", "2.1", store / "catsdogs-2.1.mar")
-    return "catsdogs-2.1.mar"
+    archive(folder / "catsdogs.pt", "3.1", store / "catsdogs-3.1.mar")
+    return "catsdogs-3.1.mar"
 
 
 def slow(store: Path) -> str:
-    path = store / "catsdogs-2.2.mar"
-    archive(REPOSITORY / "models/catsdogs.pt", "2.2", path)
+    path = store / "catsdogs-3.2.mar"
+    archive(REPOSITORY / "models/catsdogs.pt", "3.2", path)
     with zipfile.ZipFile(path) as source:
         files = {name: source.read(name) for name in source.namelist() if name[-1] != "/"}
     files[HANDLER] += SLEEPY
@@ -79,8 +79,8 @@ def slow(store: Path) -> str:
 
 def wrong_ones(store: Path, folder: Path) -> dict[str, str]:
     """Archives that must not become the default, with the reason that is printed."""
-    sick = store / "catsdogs-2.3.mar"
-    corrupt(store / "catsdogs.mar", "weights that are not numbers", "2.3", sick)
+    sick = store / "catsdogs-3.3.mar"
+    corrupt(store / "catsdogs.mar", "weights that are not numbers", "3.3", sick)
     with_checksum(sick)
     return {
         worse(store, folder): "its accuracy is only 0.0%",
@@ -165,12 +165,12 @@ def test_what_can_not_be_begun_is_told_in_a_line(own_server: Server, tmp_path: P
     (tmp_path / "empty").mkdir()
     store = own_server.folder / "model_store"
     shutil.copy(store / "catsdogs-3.0.mar", tmp_path)
-    corrupt(store / "catsdogs.mar", "half an archive", "2.4", store / "catsdogs-2.4.mar")
-    with_checksum(store / "catsdogs-2.4.mar")
+    corrupt(store / "catsdogs.mar", "half an archive", "3.4", store / "catsdogs-3.4.mar")
+    with_checksum(store / "catsdogs-3.4.mar")
     for arguments, message in (
         (["model_store/none.mar", photos], "none.mar is missing"),
         ([tmp_path / "catsdogs-3.0.mar", photos], "is not in model_store"),
-        (["model_store/catsdogs-2.4.mar", photos], "is not an archive"),
+        (["model_store/catsdogs-3.4.mar", photos], "is not an archive"),
         (["model_store/catsdogs-3.0.mar", tmp_path / "empty"], "no photos"),
         (["model_store/catsdogs-3.0.mar", photos], "Connection refused"),
     ):
