@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from testing.servers import free_ports
+from testing.servers import free_ports, wait_until
 from training.checkpoint import BEST
 from training.dataset import Split
 from training.files import UsageError
@@ -107,7 +106,7 @@ def test_a_server_keeps_the_files_of_its_runs(
     try:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
         mlflow.set_tracking_uri(f"http://127.0.0.1:{port}")
-        wait_until_open(port)
+        wait_until(lambda: listens(port), 60)
         open_store(tmp_path / "own")
         assert mlflow.get_experiment_by_name(EXPERIMENT) is not None
         with mlflow.start_run():
@@ -120,13 +119,10 @@ def test_a_server_keeps_the_files_of_its_runs(
     assert not (tmp_path / "own").exists()
 
 
-def wait_until_open(port: int) -> None:
-    """Wait until a server listens on `port` of loopback, up to a minute."""
-    for _ in range(600):
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"nothing listens on port {port}")
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
 
 
 @pytest.mark.slow

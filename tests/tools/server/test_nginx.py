@@ -67,10 +67,16 @@ def test_files_beside_the_uploads_are_not_ours_to_delete(tmp_path: Path) -> None
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/mine.jpg").write_bytes(b"photo")
     (tmp_path / "letter").write_text("text")
+    (tmp_path / "catsdogs-photos").mkdir()
     first = nginx.new_sub_folder(tmp_path)
     (first / "0000000001").write_bytes(b"left by a server that was killed")
     second = nginx.new_sub_folder(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"photos", "letter", second.name}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "photos",
+        "letter",
+        "catsdogs-photos",
+        second.name,
+    }
     assert (tmp_path / "photos/mine.jpg").exists()
 
 
