@@ -134,8 +134,10 @@ class CatsDogsHandler:
         (photo,), (answer,) = photos.values(), answers.values()
         if isinstance(photo.decoded, PhotoException):
             context.set_response_status(photo.decoded.status, photo.decoded.phrase, number)
-            # The gateway writes all errors, and takes the message from this header.
-            context.set_response_header(number, "X-Error", json.dumps(answer))
+            # The gateway writes all errors, and takes the message from this header. If the upload
+            # was deleted otherwise, its own words fit the status that it sends.
+            if not _is_gone(photos):
+                context.set_response_header(number, "X-Error", json.dumps(answer))
         return answer
 
     def explain(

@@ -123,7 +123,7 @@ class _Form:
         self.content = None
         if self.part:
             self.name, self.filename = self._names()
-            if self.filename is not None:
+            if self.filename is not None or self._is_binary():
                 self._check_encoding()
                 self.content = bytearray()
 
@@ -156,8 +156,8 @@ class _Form:
             raise InvalidPhotoException(
                 "the form is truncated: its last boundary is missing; send the whole form"
                 if self.part
-                else f"the body doesn't contain --{boundary.decode('latin-1')}, the boundary in "
-                f"the form's Content-Type; {_BY_CLIENT}"
+                else f"no line of the body is --{boundary.decode('latin-1')} with CRLF at its "
+                f"end, as the form's Content-Type says; {_BY_CLIENT}"
             )
         if not self.files:
             raise InvalidPhotoException(f"the form has no file field; {HOW_TO_SEND}")
@@ -200,6 +200,11 @@ class _Form:
             raise self._wrong(f"has no name in its Content-Disposition; {_BY_CLIENT}")
         # RFC 7578 forbids filename*, but older clients send it for names beyond ASCII.
         return parameters["name"], parameters.get("filename", parameters.get("filename*"))
+
+    def _is_binary(self) -> bool:
+        """Whether it is a file by its type: some libraries send bytes without a file name."""
+        kind = kind_of(self.headers.get(b"content-type", b"").decode(errors="replace"))
+        return kind == "application/octet-stream" or kind.startswith("image/")
 
     def _check_encoding(self) -> None:
         header = self.headers.get(b"content-transfer-encoding", b"binary")

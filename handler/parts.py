@@ -11,6 +11,8 @@ from handler.tiff import starts_tiff, tiff_without_metadata
 MAX_PARTS = 20_000  # per file; a PNG of 12 MB in chunks of 8 kB, as from libpng, has 1,500
 # A length follows these markers. 0x00 marks a byte 0xFF of pixels; 0x01, 0xD0 to 0xD7 stand alone.
 _JPEG_MARK = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])")
+# The type of an item of an AVIF, after a box header, flags and the item's number and protection.
+_EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 _START, _END, _SCAN, _EXIF_OR_XMP, _COMMENT = 0xD8, 0xD9, 0xDA, 0xE1, 0xFE
 _APPLICATION = range(0xE0, 0xF0)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the others are tables
@@ -60,8 +62,8 @@ def unopened_jpeg(data: bytes) -> str | None:
 def without_metadata(data: bytes) -> bytes | None:
     """`data` with only its pixels, the parts that these need, and a valid orientation.
 
-    None if nothing can be removed, if the file is not a JPEG, PNG or TIFF, or if it is truncated.
-    Parts that the pixels need are never removed or repaired.
+    None if nothing can be removed, if the file is no JPEG, PNG, TIFF or AVIF, or if it is
+    truncated. Parts that the pixels need are never removed or repaired.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         plain = _png_without_metadata(data)
@@ -69,6 +71,8 @@ def without_metadata(data: bytes) -> bytes | None:
         plain = _jpeg_without_metadata(data)
     elif starts_tiff(data):
         plain = tiff_without_metadata(data)
+    elif data[4:8] == b"ftyp":
+        plain = _EXIF_ITEM.sub(rb"\1free", data)  # an item of an unknown type is skipped
     else:
         return None
     return None if plain == data else plain

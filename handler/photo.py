@@ -22,6 +22,7 @@ from PIL import (
     AvifImagePlugin,
     ExifTags,
     Image,
+    JpegImagePlugin,
     PngImagePlugin,
     TiffImagePlugin,
     UnidentifiedImageError,
@@ -29,7 +30,7 @@ from PIL import (
 
 from handler.parts import count_scans, without_metadata
 from handler.pixels import samples_of, to_rgb_or_rgba
-from handler.sandbox import CRASHES, run_sandboxed
+from handler.sandbox import CRASHES, TOO_SLOW, run_sandboxed
 from handler.tiff import misread_tiff, read_natively
 from handler.unopened import other_format, unopened
 
@@ -38,20 +39,28 @@ LONGEST = 4 / 3  # ratio of the long to the short side; longer photos are croppe
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MIN_SIDE = 16  # pixels; smaller photos can't be classified
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes per pixel
-MAX_MEGAPIXELS_JPEG = 50  # libjpeg shrinks while it decodes
+MAX_MEGAPIXELS_HEIF = 25  # phones write 24.5, which fit because HEIC is decoded to 3 bytes
+MAX_MEGAPIXELS_JPEG = 51  # libjpeg shrinks while it decodes; sensors "of 50" have up to 50.4
 MAX_MEGAPIXELS_CMYK = 36  # JPEG; a progressive one is stored whole, in 8 bytes per pixel (RGB: 6)
 MAX_SCANS = 32  # of a JPEG; encoders write 10, and each scan of a large one takes up to 55 ms
 # Limits of one decode, so that a hostile file only delays its batch. The largest accepted photos
-# need 290 megabytes (50 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190 (AVIF), 140
+# need 290 megabytes (51 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190 (AVIF), 140
 # (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a server's core.
 MAX_DECODE_MEGABYTES = 400
 MAX_DECODE_SECONDS = 3  # CPU time
 PNG_END = b"IEND\xaeB`\x82"
 # The start of a JPEG scan with its length, which excludes most chance matches in other parts.
 _SCAN = re.compile(rb"\xff\xda\x00(?:\x08\x01|\x0a\x02|\x0c\x03|\x0e\x04)")
+# How Pillow (-9), libavif and libheif say that an allocation failed.
+_OUT_OF_MEMORY = re.compile(r"out of memory|allocati|decoder error -9", re.IGNORECASE)
 
-pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False)
+pi_heif.register_heif_opener(
+    thumbnails=False, depth_images=False, aux_images=False, decode_threads=1
+)
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # a worker has one core, and each thread needs memory
+Image.init()  # here, or each child process would import all formats again
+# It fails for a resolution of one byte, and nothing here needs it.
+JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda self: None  # type: ignore[method-assign]
 # Pillow raises above twice this, some plugins before they allocate; `_check_size` has the limits.
 Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS_JPEG * 1_000_000 // 2
 PngImagePlugin.MAX_TEXT_CHUNK = 2**24  # bytes unpacked; the default of 2**20 refuses large profiles
@@ -139,9 +148,9 @@ def read_photo(data: bytes) -> DecodedPhoto:
     needs, or the end marker of a JPEG or PNG, is missing. Transparency becomes white.
 
     Raises InvalidPhotoException (empty, not a photo, truncated, damaged, a side under 16 pixels),
-    PhotoTooLargeException (over 50 megapixels in a JPEG, over 16 in any other format, or more
-    than MAX_DECODE_MEGABYTES or MAX_DECODE_SECONDS to decode) or UnsupportedPhotoException (an
-    unsupported format).
+    PhotoTooLargeException (over the MAX_MEGAPIXELS of its format, or more than
+    MAX_DECODE_MEGABYTES or MAX_DECODE_SECONDS to decode), UnsupportedPhotoException (an
+    unsupported format) or ServiceUnavailableException (no process for its decoder).
     """
     # libavif, libheif and libtiff can't be interrupted and trust the file: 2 kB of AVIF unpack to
     # 268 megapixels whatever its header says, a HEIC can repeat one picture a million times, and
@@ -185,6 +194,8 @@ def _decode_once(data: bytes, end: float) -> DecodedPhoto:
     with _open_photo(data, end) as photo:
         size = _size_as_sent(photo)
         samples = samples_of(photo)
+        if photo.format == "PNG" and data[12:16] == b"IHDR":
+            photo.info["interlace"] = data[28]  # a text of this name would replace it
         if isinstance(photo, TiffImagePlugin.TiffImageFile):
             if name := misread_tiff(photo):
                 raise _unsupported(name)
@@ -232,8 +243,10 @@ def _decode_sandboxed(data: bytes) -> DecodedPhoto:
 
     try:
         answer, ended = run_sandboxed(photo_or_error, MAX_DECODE_MEGABYTES, MAX_DECODE_SECONDS)
-    except OSError:  # no process or memory available
-        raise _too_much() from None
+    except OSError as error:
+        raise ServiceUnavailableException(
+            f"photo can't be decoded now: {error.strerror}; try again later"
+        ) from None
     if len(answer) == _HEADER.size + SIDE * SIDE * 3:
         width, height, orientation = _HEADER.unpack_from(answer)
         pixels = np.frombuffer(bytearray(answer), np.uint8, offset=_HEADER.size)
@@ -241,6 +254,10 @@ def _decode_sandboxed(data: bytes) -> DecodedPhoto:
     for kind in PhotoException.__subclasses__():
         if answer.startswith(b"%d " % kind.status):
             raise kind(answer[4:].decode())
+    if ended == TOO_SLOW:
+        raise ServiceUnavailableException(
+            "the server is too busy to decode this photo; try again later"
+        )
     if ended in CRASHES:
         raise InvalidPhotoException("photo is damaged: its decoder crashed; send it as a JPEG")
     raise _too_much()
@@ -288,7 +305,9 @@ def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
                 f"send {', '.join(FORMATS)}"
             ) from error
         with photo:
-            if photo.format not in ("JPEG", "MPO"):
+            if photo.format == "HEIF":
+                _check_size(photo, MAX_MEGAPIXELS_HEIF, "HEIC")
+            elif photo.format not in ("JPEG", "MPO"):
                 _check_size(photo, MAX_MEGAPIXELS, str(photo.format))
             elif photo.mode == "CMYK":
                 _check_size(photo, MAX_MEGAPIXELS_CMYK, "a CMYK JPEG")
@@ -307,12 +326,15 @@ def _damage_is_invalid() -> Iterator[None]:
     except Image.DecompressionBombError:
         raise PhotoTooLargeException(
             f"photo has too many pixels; the limit is {MAX_MEGAPIXELS_JPEG} megapixels for JPEG, "
-            f"{MAX_MEGAPIXELS} for other formats: send a smaller copy"
+            f"{MAX_MEGAPIXELS_HEIF} for HEIC, {MAX_MEGAPIXELS} for other formats: send a smaller "
+            "copy"
         ) from None
     except MemoryError:
         raise _too_much() from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
+        if _OUT_OF_MEMORY.search(reason):
+            raise _too_much() from None
         kind = "truncated" if "truncated" in reason.lower() else "damaged"
         raise InvalidPhotoException(f"photo is {kind}: {reason}; send the whole file") from error
 

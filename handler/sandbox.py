@@ -17,6 +17,8 @@ CRASHES = [
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 ]
 
+TOO_SLOW = -signal.SIGALRM  # exit code of a child that waited or was kept waiting
+
 
 def run_sandboxed(function: Callable[[], bytes], megabytes: int, seconds: int) -> tuple[bytes, int]:
     """The result of `function` in a forked child, and the child's exit code (minus a signal).

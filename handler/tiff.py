@@ -70,6 +70,8 @@ def unopened_tiff(data: bytes) -> str | None:
 
     May raise nearly anything for truncated tags.
     """
+    if data.startswith(b"MM\0+"):
+        return "big-endian BigTIFF"
     file = io.BytesIO(data)
     tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if b"+" in data[2:4] else 8])
     file.seek(tags.next)

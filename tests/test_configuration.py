@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_JPEG, SIDE
+from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_HEIF, MAX_MEGAPIXELS_JPEG, SIDE
 from handler.upload_folder import MAX_UPLOAD_BYTES
 from testing.repository import REPOSITORY
 
@@ -36,7 +36,10 @@ def test_limits_are_the_same_at_every_door() -> None:
     def gateway(pattern: str) -> list[int]:
         return [int(number) for number in re.findall(pattern, text)]
 
-    assert f"{MAX_MEGAPIXELS_JPEG} megapixels ({MAX_MEGAPIXELS} in" in readme
+    limits = (
+        f"{MAX_MEGAPIXELS_JPEG} megapixels ({MAX_MEGAPIXELS_HEIF} for HEIC, {MAX_MEGAPIXELS} for"
+    )
+    assert limits in readme
 
     # TorchServe's queue never fills before the gateway refuses.
     jobs = re.findall(r'JOBS = "(\d+)"', (REPOSITORY / "tools/server/torchserve.py").read_text())

@@ -27,5 +27,7 @@ def hostile_exif() -> Iterator[tuple[str, bytes]]:
         "EXIF with orientation as text",
         b"II*\0\x08\0\0\0\1\0" + struct.pack("<HHII", 0x0112, 2, 3, 0x3636),
     )
+    dots = struct.pack("<HHII", 0x011A, 1, 1, 72) + struct.pack("<HHII", 0x0128, 3, 1, 2)
+    yield "EXIF with a resolution of one byte", b"II*\0\x08\0\0\0\2\0" + dots + bytes(4)
     yield "EXIF of noise", random.Random(4).randbytes(5_000)
     yield "EXIF without anything", b""

@@ -103,6 +103,7 @@ BROKEN_CHUNKS = {
     "an empty profile": chunk(b"iCCP", b""),
     "a profile packed in another way": chunk(b"iCCP", b"x\0\7"),
     "text packed in another way": chunk(b"zTXt", b"x\0\7"),
+    "text named like one of Pillow's flags": chunk(b"tEXt", b"interlace\0" + b"1"),
     "a number of frames that is too short": chunk(b"acTL", b"\0"),
     "a frame that is too short": chunk(b"fcTL", b"\0"),
     "a wrong checksum": chunk(b"gAMA", bytes(4))[:-1] + b"!",

@@ -85,9 +85,9 @@ def files() -> Hostile:
     for side in (2**15, 2**31):
         for way in (1, 8):
             lie = tiff(20, 20, changed=tiles(side, 400) | {259: (3, 1, way)})
-            yield f"tiles of {side:,}, compression {way}", lie, INVALID
+            yield f"tiles of {side:,}, compression {way}", lie, TOO_LARGE
     bomb, deflate = zeros(600), {259: (3, 1, 8)}
-    yield "a tile of 576 MB", tiff(20, 20, bomb, tiles(24_000, len(bomb)) | deflate), INVALID
+    yield "a tile of 576 MB", tiff(20, 20, bomb, tiles(24_000, len(bomb)) | deflate), TOO_LARGE
     yield "a strip of 600 MB", tiff(20, 20, bomb, {279: (4, 1, len(bomb))} | deflate), PHOTO
     for value in (np.nan, np.inf, -np.inf, 3.4e38, -3.4e38, 1e-45):
         values = np.tile(np.linspace(0, 1, 20, dtype=np.float32), (20, 1))

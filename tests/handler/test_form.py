@@ -189,10 +189,13 @@ def test_a_part_that_is_no_field_is_named_by_its_number(header: bytes, message: 
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "the body doesn't contain --b, the boundary in the form's Content-Type; let your"),
-        (b"photo", "the body doesn't contain --b, the"),
-        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "the body doesn't contain --b, the"),
-        (form((FILE, b"cat"), boundary=b"other"), "the body doesn't contain --b, the"),
+        (
+            b"",
+            "no line of the body is --b with CRLF at its end, as the form's Content-Type says; let",
+        ),
+        (b"photo", "no line of the body is --b with CRLF"),
+        (form((FILE, b"cat")).replace(b"\r\n", b"\n"), "no line of the body is --b with CRLF"),
+        (form((FILE, b"cat"), boundary=b"other"), "no line of the body is --b with CRLF"),
         (form((FILE, b"cat"))[:-3], "the form is truncated: its last boundary is missing; send"),
         (b"--b\r\n" + FILE, "the form is truncated"),
         (b"--b\r\n" + FILE + b"\r\n\r\n", "the form is truncated"),
@@ -414,3 +417,12 @@ def test_any_bytes_are_a_form_or_refused(pieces: list[bytes], size: int) -> None
         except InvalidPhotoException as error:
             results.append(str(error))
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kind", [b"application/octet-stream", b"image/heic", b"IMAGE/JPEG; x=y"])
+def test_bytes_without_a_file_name_are_a_file_by_their_type(kind: bytes) -> None:
+    """As Dart's MultipartFile.fromBytes sends them, and Apache's addBinaryBody."""
+    body = form((NAMED + b"\r\nContent-Type: " + kind, b"cat"))
+    assert files(body) == {"photo": b"cat"}
+    text = NAMED.replace(b"photo", b"note") + b"\r\nContent-Type: text/plain; charset=utf-8"
+    assert files(form((text, b"hello"), (FILE, b"cat"))) == {"photo": b"cat"}

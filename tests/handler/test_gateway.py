@@ -169,7 +169,7 @@ def test_json_that_is_not_declared_gets_the_same_message_as_before(
     ("body", "content_type", "message"),
     [
         (b"x", "multipart/form-data", "has no boundary"),
-        (b"x", "multipart/form-data; boundary=b", "--b, the boundary"),
+        (b"x", "multipart/form-data; boundary=b", "no line of the body is --b"),
         (b"[]", "application/json", "the JSON is not one object"),
         (b'{"data": "?"}', "application/json", "`data` is not base64"),
         (b'{"data": ""}', "application/json", "photo is empty"),
@@ -239,6 +239,8 @@ def test_jobs_whose_clients_have_left_cost_nothing_and_harm_no_other(
     }
     assert [body for status, body in answers if status == 410] == [gone] * 3
     assert counting.context.get_response_status(0) == (410, "Gone")
+    # The gateway makes it a 503, with its own words.
+    assert "X-Error" not in counting.context.get_response_headers(0)
     totals = counted(caplog)
     assert totals[f"prediction_requests_total {MODEL}"] == 3
     assert totals[f"prediction_batched_photos_total {MODEL}"] == 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import struct
 import time
 
@@ -143,3 +144,15 @@ def lossless_jpeg(levels: np.ndarray) -> bytes:
     frame = struct.pack(">BHHBBBB", 8, height, width, 1, 1, 0x11, 0)
     head = segment(0xC4, table) + segment(0xC3, frame) + segment(0xDA, bytes([1, 1, 0, 1, 0, 0]))
     return b"\xff\xd8" + head + packed + b"\xff\xd9"
+
+
+def test_an_avif_with_broken_exif_is_read_without() -> None:
+    whole = encode(picture(), "AVIF", exif=b"Exif\0\0" + Image.Exif().tobytes()[6:])
+    start = whole.rfind(b"Exif", 0, whole.find(b"mdat"))
+    assert start > 0
+    place = whole.find(b"II*\0", whole.find(b"mdat"))
+    place = place if place > 0 else whole.find(b"MM\0*", whole.find(b"mdat"))
+    broken = whole[:place] + b"none" + whole[place + 4 :]
+    with pytest.raises(ValueError, match="Exif"), Image.open(io.BytesIO(broken)) as photo:
+        photo.load()
+    assert np.array_equal(decode_photo(broken), decode_photo(whole))

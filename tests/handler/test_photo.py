@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 from handler.photo import (
     FORMATS,
     MAX_MEGAPIXELS,
+    MAX_MEGAPIXELS_HEIF,
     MAX_MEGAPIXELS_JPEG,
     MIN_SIDE,
     SIDE,
@@ -23,6 +26,7 @@ from handler.photo import (
     PhotoException,
     PhotoTooLargeException,
     UnsupportedPhotoException,
+    _check_size,
     _decode,
     decode_photo,
     read_photo,
@@ -420,7 +424,7 @@ def test_a_big_jpeg_is_taken_where_a_png_is_not() -> None:
         assert decode_photo(jpeg).mean() == pytest.approx(100, abs=1)
     with pytest.raises(PhotoTooLargeException):
         decode_photo(encode(big, "PNG"))
-    too_big = Image.new("L", (10_001, 5000))
+    too_big = Image.new("L", (10_001, 5100))
     with pytest.raises(PhotoTooLargeException, match=f"{MAX_MEGAPIXELS_JPEG} megapixels for JPEG"):
         decode_photo(encode(too_big, "JPEG"))
 
@@ -494,6 +498,22 @@ def test_pillow_formats_outside_the_list_are_not_opened() -> None:
             decode_photo(encode(picture(64, 64), format_name))
 
 
-def test_every_listed_format_is_known_to_pillow() -> None:
-    Image.init()
-    assert set(FORMATS) <= set(Image.OPEN)
+def test_every_format_is_loaded_before_a_child_process_needs_it() -> None:
+    """Otherwise each child would import them again."""
+    program = "from handler.photo import FORMATS, Image; print(sorted({*FORMATS} - {*Image.OPEN}))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("size", [(8_192, 6_144), (5_712, 4_284)])
+def test_phones_may_send_what_their_sensors_give(size: tuple[int, int]) -> None:
+    """50 megapixels of JPEG, and 24.5 of HEIC."""
+    is_jpeg = size[0] > 6_000
+    with Image.new("L", size) as photo:
+        photo.format = "JPEG" if is_jpeg else "HEIF"
+        limit = MAX_MEGAPIXELS_JPEG if is_jpeg else MAX_MEGAPIXELS_HEIF
+        _check_size(photo, limit, photo.format)
+        with pytest.raises(PhotoTooLargeException):
+            _check_size(photo, limit // 2, photo.format)

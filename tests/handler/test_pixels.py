@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from handler.photo import decode_photo
-from testing.hostile import encode, picture
+from testing.hostile import chunk, encode, picture
 from testing.hostile.png import png
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (192, 1))
@@ -57,3 +57,30 @@ def test_dark_colours_of_8_bits_stay_dark() -> None:
         for format_name in formats:
             expected = 0 if mode == "CMYK" else 15
             assert (decode_photo(encode(dark, format_name)) == expected).all(), (mode, format_name)
+
+
+@pytest.mark.parametrize("keyed", [True, False])
+@pytest.mark.parametrize(
+    ("depth", "colour", "level"),
+    [
+        (1, 0, 1), (1, 0, 0), (2, 0, 2), (4, 0, 9), (8, 0, 77), (16, 0, 0x8001), (16, 0, 300),
+        (8, 2, 77), (16, 2, 0x8001), (16, 2, 300),
+    ],
+)  # fmt: skip
+def test_the_transparent_colour_of_a_png_lies_on_white(
+    depth: int, colour: int, level: int, keyed: bool
+) -> None:
+    other = 1 - level if depth == 1 else 0
+    samples = 3 if colour == 2 else 1
+    pixels = np.full((20, 32, samples), level, np.uint32)
+    pixels[:, 16:] = other
+    if depth == 16:
+        rows = pixels.astype(">u2").view(np.uint8).reshape(20, -1)
+    else:
+        bits = pixels.reshape(20, -1, 1) >> np.arange(depth - 1, -1, -1) & 1
+        rows = np.packbits(bits.reshape(20, -1), axis=1)
+    data = zlib.compress(np.insert(rows, 0, 0, axis=1).astype(np.uint8).tobytes())
+    key = chunk(b"tRNS", struct.pack(">H", level) * samples) if keyed else b""
+    seen = decode_photo(png(32, 20, data, depth=depth, colour=colour, before=key))[100]
+    assert (seen[:100].min() == 255) == (keyed or (depth, level) == (1, 1))
+    assert seen[-100:].max() == (255 if (depth, other) == (1, 1) else 0)

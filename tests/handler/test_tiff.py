@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -158,3 +159,20 @@ def test_halved_chroma_is_read_as_such() -> None:
     pixels = _decode(file_of(rows, tags, "<")).pixels.astype(int)
     assert np.abs(pixels[:, 200:] - (254, 0, 0)).max() < 3
     assert np.ptp(pixels[:, :100], axis=(0, 1)).max() == 0
+
+
+def test_premultiplied_grey_lies_on_white() -> None:
+    straight = np.concatenate([GREY[..., None], np.full((SIDE, SIDE, 1), 128, np.uint8)], axis=2)
+    layout = Layout(False, False, 1, False)
+    plain = tiff_of(straight, "grey and alpha", "8", layout)
+    multiplied = straight.copy()
+    multiplied[..., 0] = GREY.astype(int) * 128 // 255
+    tag = struct.pack("<HHI", 338, 3, 1)
+    data = tiff_of(multiplied, "grey and alpha", "8", layout).replace(tag + b"\2", tag + b"\1")
+    difference = np.abs(_decode(data).pixels.astype(int) - _decode(plain).pixels)
+    assert difference.max() <= 3
+
+
+def test_a_big_endian_bigtiff_is_named() -> None:
+    with pytest.raises(UnsupportedPhotoException, match="big-endian BigTIFF is not supported"):
+        _decode(b"MM\0+\0\x08\0\0" + bytes(100))
