@@ -113,6 +113,24 @@ class Server:
         assert not alive, stopped.stderr
 
 
+@contextmanager
+def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
+    """Mount a file system of its own in `folder`, which takes root on Linux."""
+    options = f"size={megabytes}m"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, timeout=60)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True, timeout=60)
+
+
+def fill(folder: Path) -> None:
+    """Write a file into `folder` until its disk is full."""
+    with suppress(OSError), (folder / "full").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(2**20))
+
+
 def new_server(folder: Path, archives: Path) -> Server:
     """A folder with the repository's configuration and a separate model store."""
     for name in ("config.properties", "log4j2.xml", "handler"):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,7 @@ from testing import abuse
 from testing.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from testing.load import CAT, REFUSED, Load, is_whole
 from testing.repository import REPOSITORY
-from testing.servers import Server, wait_until
+from testing.servers import Server, fill, small_disk, wait_until
 from tools.server.management import Refused
 
 BATCH = yaml.safe_load((REPOSITORY / "handler/model-config.yaml").read_text())["batchSize"]
@@ -59,6 +61,33 @@ def test_a_killed_worker_costs_only_its_batch(server: Server) -> None:
     failed = failures(load)
     assert set(failed) <= {503, 504}
     assert failed.total() <= BATCH
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="only root can mount")
+def test_with_a_full_temporary_folder_photos_and_questions_are_answered(
+    own_server: Server,
+) -> None:
+    folder = Path(own_server.environment["TMPDIR"])
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(small_disk(folder, 300))
+            own_server.start()
+            fill(folder)
+            for _ in range(3):
+                time.sleep(1.1)  # the answers of the last second are kept
+                for path in ("ready", "health", "model/info"):
+                    answer = requests.get(f"{own_server.address('gateway')}/{path}", timeout=30)
+                    assert answer.status_code == 200, path
+                    answer.json()
+            assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
+            metrics = f"{own_server.address('gateway_metrics')}/metrics"
+            assert "prediction_requests_total" in requests.get(metrics, timeout=30).text
+            own_server.workers()[0].kill()
+            wait_until_whole(own_server)
+            own_server.stop()
+    except subprocess.CalledProcessError:
+        pytest.skip("this root can't mount")
 
 
 @pytest.mark.slow

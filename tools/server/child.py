@@ -198,7 +198,8 @@ def last_lines(servers: list[Child]) -> str:
 def message(line: str) -> str:
     """A log line without the prefix of log4j2.xml or the JSON of tools/server/nginx.py."""
     if line.startswith('{"time"'):
-        return str(json.loads(line)["message"])
+        with suppress(ValueError):  # cut off by a full disk
+            return str(json.loads(line)["message"])
     return re.sub(r"^\S+ [A-Z]+ +\S+ - ", "", line)
 
 

@@ -12,15 +12,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 from urllib.parse import urlsplit
+from uuid import uuid4
 
+from files.atomic import write_atomically
 from tools.server.child import Child, end, is_good, size, unwritable
+from tools.server.locks import Held, hold
 from tools.server.ports import Listener, gateway_listener
 from tools.server.settings import (
     GATEWAY,
@@ -38,7 +41,7 @@ from tools.server.settings import (
     split,
     uploads,
 )
-from tools.server.torchserve import temporary_folder
+from tools.server.torchserve import add_memory, delete, temporary_folder
 from tools.server.watcher import Watcher
 
 LOG_BYTES, OLD_LOGS = 20 * 2**20, 3  # size at which gateway.log is rotated, and old logs kept
@@ -59,7 +62,8 @@ class Gateway(Child):
     logs = ("gateway-errors.log",)
     metrics: subprocess.Popen[bytes] | None = None
     folder: Path | None = None
-    received: Path | None = None  # the folder of uploads
+    received: Path | None = None  # the folder of uploads, with a lock while it is ours
+    received_lock: TextIO | None = None
 
     def listeners(self) -> list[Listener]:
         check_settings()
@@ -79,10 +83,11 @@ class Gateway(Child):
             if path.name != "defaults":
                 (self.folder / path.name).symlink_to(path)
         (self.folder / "temporary").mkdir()
+        add_memory(self.folder)
         (self.folder / "logs").symlink_to(LOG.resolve())
         for name, path in certificate().items():
             (self.folder / name).symlink_to(path)
-        self.received = new_sub_folder(uploads())
+        self.received, self.received_lock = new_sub_folder(uploads())
         ROLLOUT.unlink(missing_ok=True)
         self.write_settings()
         Watcher(self.received).start()
@@ -104,7 +109,7 @@ class Gateway(Child):
             "fallback": FALLBACK if split() else (GATEWAY / "defaults/fallback.conf").read_text(),
         }
         for name, text in files.items():
-            (defaults / f"{name}.conf").write_text(text)
+            write_atomically(defaults / f"{name}.conf", partial(Path.write_text, data=text))
 
     def settings(self) -> str:
         assert self.received
@@ -199,9 +204,11 @@ class Gateway(Child):
         super().stop(5)
         if self.metrics:
             end(self.metrics, 5)
-        for folder in (self.folder, self.received):
-            if folder:
-                shutil.rmtree(folder, ignore_errors=True)
+        if self.folder:
+            delete(self.folder)
+        if self.received and self.received_lock:
+            delete_uploads(self.received)
+            self.received_lock.close()
 
 
 def check_settings() -> None:
@@ -282,20 +289,34 @@ def quoted(path: Path | str) -> str:
     return f'"{escaped}"'
 
 
-def new_sub_folder(uploads: Path) -> Path:
-    """Create a folder for this start, since nginx restarts its numbering, and delete older ones.
+def new_sub_folder(uploads: Path) -> tuple[Path, TextIO]:
+    """Create a folder for this start, since nginx restarts its numbering, and its lock.
 
-    Raises NotServed if that fails.
+    Deletes the folders of servers that have ended. Raises NotServed if that fails.
     """
     try:
         uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for left in uploads.glob(f"{OURS}*"):
-            shutil.rmtree(left)
-        return Path(tempfile.mkdtemp(dir=uploads, prefix=OURS))
+        for left in filter(Path.is_dir, uploads.glob(f"{OURS}*")):
+            with suppress(Held), hold(lock_of(left)):
+                delete_uploads(left)
+        folder = uploads / f"{OURS}{uuid4().hex[:8]}"
+        lock = hold(lock_of(folder))  # first, or another start might delete the folder
+        folder.mkdir(mode=0o700)
+        return folder, lock
     except OSError as error:
         raise NotServed(
             f"{error.filename or uploads}: {error.strerror}; set CATSDOGS_UPLOADS to another folder"
         ) from error
+
+
+def lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def delete_uploads(folder: Path) -> None:
+    """Delete a folder of uploads, whose lock is held, and the lock."""
+    shutil.rmtree(folder)
+    lock_of(folder).unlink(missing_ok=True)
 
 
 def pass_on(reading: int, output: TextIO) -> None:

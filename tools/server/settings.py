@@ -38,6 +38,8 @@ VARIABLES = {
 }
 
 
+# What runs: process ID, addresses and versions, in JSON. tools/serve writes it when all is ready.
+STATE = LOG / "serve.json"
 # The canary of a running tools/rollout: percentage and version, in JSON.
 ROLLOUT = LOG / "rollout.json"
 
@@ -160,13 +162,17 @@ def check_archive(path: Path) -> None:
     if not path.exists():
         raise NotServed(f"{path} is missing; build it with `python -m training archive`")
     checksum = Path(f"{path}.sha256")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if checksum.exists() and not checksum.read_text().startswith(digest):
-        raise NotServed(f"{path} does not match {checksum}; run `make -B {ARCHIVE}`")
     try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if checksum.exists() and not checksum.read_text().startswith(digest):
+            raise NotServed(f"{path} does not match {checksum}; run `make -B {ARCHIVE}`")
         with zipfile.ZipFile(path) as archive:
             archive.getinfo("MAR-INF/MANIFEST.json")
+    except OSError as error:
+        raise NotServed(
+            f"{error.filename or path}: {error.strerror}; make it readable for this user"
+        ) from error
     except (zipfile.BadZipFile, KeyError):  # TorchServe would load it as an empty model
         raise NotServed(
             f"{path} is not an archive; build one with `python -m training archive`"

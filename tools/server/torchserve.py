@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import shutil
 import sys
@@ -41,6 +42,8 @@ JOBS = "2000"  # queue length; requests hold paths instead of photos, so each ta
 # The socket of the last possible worker; each worker that starts gets the next number.
 SOCKET = ".ts.sock.65535"
 PREFIX = "catsdogs-"  # of a temporary folder's name
+MEMORY = "memory"  # a link in it, to a folder in SHARED_MEMORY
+SHARED_MEMORY = Path("/dev/shm")
 # Bytes of a socket's path: sun_path without the final zero.
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 
@@ -52,6 +55,10 @@ class TorchServe(Child):
     logs = ("torchserve.log", "model.log")
     temporary: str | None = None
     management: Management
+
+    def __init__(self, only: str | None) -> None:
+        super().__init__(only)
+        self.numbers: dict[int, int] = {}  # of the workers, by process ID
 
     def listeners(self) -> list[Listener]:
         addresses = [address_listener(name) for name in ("inference", "management", "metrics")]
@@ -149,9 +156,13 @@ class TorchServe(Child):
         if self.process is None or self.ended():
             return {}
         frontend = psutil.Process(self.process.pid)
-        workers = sorted(frontend.children(), key=lambda process: process.pid)
-        numbered = {f"worker {n}": process for n, process in enumerate(workers, start=1)}
-        return {"frontend": frontend} | numbered
+        workers = {process.pid: process for process in frontend.children()}
+        # A worker keeps its number when another dies.
+        self.numbers = {pid: n for pid, n in self.numbers.items() if pid in workers}
+        free = (n for n in itertools.count(1) if n not in self.numbers.values())
+        for pid in sorted(workers.keys() - self.numbers.keys()):
+            self.numbers[pid] = next(free)
+        return {"frontend": frontend} | {f"worker {n}": workers[p] for p, n in self.numbers.items()}
 
     def ping(self) -> int:
         """The status of /ping: 500 if a worker of any version has used up its restarts; or 0."""
@@ -200,7 +211,7 @@ class TorchServe(Child):
             self.drain()
         super().stop(seconds)
         if self.temporary:
-            shutil.rmtree(self.temporary, ignore_errors=True)
+            delete(Path(self.temporary))
 
     def drain(self) -> None:
         if self.alone and not self.ended() and not self.trouble():
@@ -250,7 +261,23 @@ def delete_left(note: Path) -> None:
     with suppress(OSError):
         left = Path(os.fsdecode(note.read_bytes()))
         if left.name.startswith(PREFIX):
-            shutil.rmtree(left)
+            delete(left)
+
+
+def add_memory(folder: Path) -> None:
+    """Give a temporary folder one called `memory`, which a full disk doesn't affect on Linux."""
+    try:
+        (folder / MEMORY).symlink_to(tempfile.mkdtemp(prefix=PREFIX, dir=SHARED_MEMORY))
+    except OSError:  # there is none, or it may not be written
+        (folder / MEMORY).mkdir()
+
+
+def delete(folder: Path) -> None:
+    """Delete a temporary folder and its `memory`."""
+    memory = (folder / MEMORY).resolve()
+    if memory.parent == SHARED_MEMORY and memory.name.startswith(PREFIX):
+        shutil.rmtree(memory, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def heap() -> list[str]:

@@ -6,11 +6,15 @@ import io
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import requests
 
 from testing.repository import REPOSITORY
 from testing.servers import free_ports, wait_until
@@ -68,16 +72,29 @@ def test_files_beside_the_uploads_are_not_ours_to_delete(tmp_path: Path) -> None
     (tmp_path / "photos/mine.jpg").write_bytes(b"photo")
     (tmp_path / "letter").write_text("text")
     (tmp_path / "catsdogs-photos").mkdir()
-    first = nginx.new_sub_folder(tmp_path)
+    first, lock = nginx.new_sub_folder(tmp_path)
     (first / "0000000001").write_bytes(b"left by a server that was killed")
-    second = nginx.new_sub_folder(tmp_path)
+    lock.close()
+    second, lock = nginx.new_sub_folder(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "photos",
         "letter",
         "catsdogs-photos",
         second.name,
+        f"{second.name}.lock",
     }
     assert (tmp_path / "photos/mine.jpg").exists()
+    nginx.delete_uploads(second)
+    lock.close()
+    assert not [path for path in tmp_path.iterdir() if second.name in path.name]
+
+
+def test_the_uploads_of_a_server_that_runs_are_left_alone(tmp_path: Path) -> None:
+    first, lock = nginx.new_sub_folder(tmp_path)
+    (first / "0000000001").write_bytes(b"a photo that is being answered")
+    nginx.new_sub_folder(tmp_path)[1].close()
+    assert (first / "0000000001").exists()
+    lock.close()
 
 
 @pytest.mark.parametrize(
@@ -151,3 +168,49 @@ def test_root_stays_root_whoever_has_logged_in(name: str, monkeypatch: pytest.Mo
     monkeypatch.setenv("LOGNAME", name)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert nginx.process_settings().startswith("user root;\n")
+
+
+def test_a_photo_is_answered_even_if_torchserve_accepts_its_connection_late(tmp_path: Path) -> None:
+    """As in a burst of a thousand: the kernel drops a SYN, and asks again after 1 s."""
+    public, torchserve = free_ports(2)
+    folder = tmp_path / "gateway"
+    shutil.copytree(REPOSITORY / "gateway", folder)
+    for name in ("temporary", "memory", "uploads"):
+        (folder / name).mkdir()
+    (folder / "defaults/process.conf").write_text(nginx.process_settings())
+    (folder / "defaults/listen.conf").write_text(f"listen 127.0.0.1:{public};\n")
+    settings = (folder / "defaults/settings.conf").read_text()
+    (folder / "defaults/settings.conf").write_text(settings.replace("8080", str(torchserve)))
+    with (
+        socket.create_server(("127.0.0.1", torchserve), backlog=0) as server,
+        subprocess.Popen([str(nginx.nginx()), "-p", str(folder), "-c", "nginx.conf"]) as process,
+    ):
+        wait_until(lambda: listens(public), 20)
+        with ExitStack() as full:
+            while True:  # until the kernel has no room for another connection
+                client = full.enter_context(socket.socket())
+                client.settimeout(0.3)
+                try:
+                    client.connect(("127.0.0.1", torchserve))
+                except TimeoutError:
+                    break
+            threading.Timer(1.5, answer_all, [server]).start()
+            asked = requests.put(f"http://127.0.0.1:{public}/predict", data=b"photo", timeout=30)
+        process.terminate()
+    assert (asked.status_code, asked.text) == (200, "cat")
+
+
+def answer_all(server: socket.socket) -> None:
+    server.settimeout(10)
+    with suppress(OSError):
+        while True:
+            with server.accept()[0] as client, suppress(TimeoutError):
+                client.settimeout(0.5)
+                if client.recv(2**16):  # not those that only took the room
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ncat")
+
+
+def listens(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False

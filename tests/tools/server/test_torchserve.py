@@ -6,6 +6,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -79,3 +80,50 @@ def test_where_the_note_cannot_be_written_the_folder_of_logs_is_named(
     with pytest.raises(torchserve.NotServed, match="set LOG_LOCATION to another folder"):
         torchserve.temporary_folder(short / "gone/note")
     assert list((short / "t").iterdir()) == []
+
+
+def test_the_folder_in_memory_goes_with_the_one_that_has_it(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, short / "t")
+    (short / "memory").mkdir()
+    monkeypatch.setattr(torchserve, "SHARED_MEMORY", short / "memory")
+    for _ in range(2):  # the first is left by a server that was killed
+        folder = Path(torchserve.temporary_folder(short / "note"))
+        torchserve.add_memory(folder)
+        (folder / "memory/answer").write_text("ready")
+        (kept,) = (short / "memory").iterdir()
+        assert [path.name for path in kept.iterdir()] == ["answer"]
+    torchserve.delete(folder)
+    assert list((short / "memory").iterdir()) == list((short / "t").iterdir()) == []
+
+
+def test_without_shared_memory_a_folder_on_the_disk_has_its_place(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, short / "t")
+    monkeypatch.setattr(torchserve, "SHARED_MEMORY", short / "none")
+    folder = Path(torchserve.temporary_folder(short / "note"))
+    torchserve.add_memory(folder)
+    assert (folder / "memory").is_dir()
+    torchserve.delete(folder)
+    assert not folder.exists()
+
+
+def test_a_worker_keeps_its_number_when_another_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = [100, 101, 102]
+    frontend = SimpleNamespace(children=lambda: [SimpleNamespace(pid=pid) for pid in alive])
+    monkeypatch.setattr(torchserve.psutil, "Process", lambda pid: frontend)
+    server = torchserve.TorchServe(None)
+    server.process = SimpleNamespace(pid=1, poll=lambda: None)  # type: ignore[assignment]
+
+    def numbered() -> dict[str, int]:
+        return {
+            name: process.pid for name, process in server.processes().items() if name != "frontend"
+        }
+
+    assert numbered() == {"worker 1": 100, "worker 2": 101, "worker 3": 102}
+    alive.remove(100)
+    assert numbered() == {"worker 2": 101, "worker 3": 102}
+    alive.append(103)
+    assert numbered() == {"worker 1": 103, "worker 2": 101, "worker 3": 102}
