@@ -4,7 +4,8 @@ const AT_ONCE = 4; // requests; the server has two workers or more
 const SHRINK_ABOVE = 1_500_000; // bytes
 const LONG_SIDE = 2048; // pixels after shrinking; the model sees 224
 const STILL_WAITING = 4_000; // ms
-const PATIENCE = 60_000; // ms; the gateway answers in half of that
+const PATIENCE = 60_000; // ms; the gateway answers in half of that, after the upload
+const SLOWEST = 25; // bytes per ms of all uploads together
 
 const PHOTO = /^[^.].*\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i; // in a folder
 const LOST = "The file can't be read: it was moved, deleted or changed. Choose it again.";
@@ -83,15 +84,27 @@ function addPhoto(file, name) {
   picture.src = card.url;
   $("h3", element).textContent = name;
   $(".copy", element).onclick = (event) => copyCurl(card, event.target);
-  $(".again", element).onclick = () => enqueue(() => ask(card));
-  $(".explain", element).onclick = () => enqueue(() => explain(card));
-  say(card, "Waiting …");
-  enqueue(() => ask(card));
+  $(".again", element).onclick = () => askLater(card);
+  $(".explain", element).onclick = () => explainNext(card);
+  askLater(card);
   count();
 }
 
-function enqueue(task) {
-  waiting.push(task);
+function askLater(card) {
+  $(".again", card.element).hidden = true;
+  say(card, "Waiting …");
+  waiting.push(() => ask(card));
+  next();
+}
+
+// Somebody looks at this card, so it doesn't wait for the other photos.
+function explainNext(card) {
+  if (card.map) {
+    toggleMap(card);
+    return;
+  }
+  $(".explain", card.element).disabled = true;
+  waiting.unshift(() => explain(card));
   next();
 }
 
@@ -106,7 +119,6 @@ function next() {
 }
 
 async function ask(card) {
-  $(".again", card.element).hidden = true;
   say(card, "Classifying …");
   const patient = setTimeout(() => say(card, "Still waiting for the server …"), STILL_WAITING);
   try {
@@ -140,9 +152,14 @@ function readable(file) {
 
 function send(path, photo, accept = "application/json") {
   const headers = { Accept: accept, "Content-Type": "application/octet-stream" };
-  const key = $("#key").value.trim();
-  if (key) headers["X-API-Key"] = key;
-  return fetch(path, { method: "POST", body: photo, headers, signal: AbortSignal.timeout(PATIENCE) });
+  if (key()) headers["X-API-Key"] = key();
+  const patience = PATIENCE + (photo.size * AT_ONCE) / SLOWEST;
+  return fetch(path, { method: "POST", body: photo, headers, signal: AbortSignal.timeout(patience) });
+}
+
+// Without what may have been pasted with it; `fetch` fails for a header with such characters.
+function key() {
+  return $("#key").value.replace(/[^\w-]/g, "");
 }
 
 // A large photo in less bytes: upright, for the browser applies EXIF's orientation as it decodes.
@@ -194,10 +211,12 @@ function showAnswer(card, answer) {
 
 function showError(card, message, status) {
   card.answer = null;
-  card.error = message;
+  card.error = message || `status ${status}`; // of a proxy
   card.element.classList.add("wrong");
   const known = { 401: "The API key is missing or wrong. Enter it above, then try again." };
-  say(card, known[status] ?? sentence(message));
+  const tooLarge = status === 413 && "the photo is too large; send a smaller copy";
+  say(card, known[status] ?? sentence(message || tooLarge));
+  if (status === 401) $("#access").open = true;
   $(".bars", card.element).replaceChildren();
   $(".about", card.element).textContent = card.note;
   $(".explain", card.element).hidden = true;
@@ -211,12 +230,6 @@ function sentence(message) {
 }
 
 async function explain(card) {
-  const button = $(".explain", card.element);
-  if (card.map) {
-    toggleMap(card);
-    return;
-  }
-  button.disabled = true;
   try {
     const answer = await send("explain", card.photo, "image/png");
     if (!answer.ok) {
@@ -229,7 +242,7 @@ async function explain(card) {
   } catch (error) {
     unexplained(card, (await readable(card.photo)) ? unanswered(error) : LOST);
   } finally {
-    button.disabled = false;
+    $(".explain", card.element).disabled = false;
   }
 }
 
@@ -248,8 +261,8 @@ function toggleMap(card) {
 
 function curl(card) {
   const quoted = `'${card.name.replaceAll("'", "'\\''")}'`;
-  const key = $("#key").value.trim() ? ' -H "X-API-Key: $KEY"' : "";
-  return `curl${key} --data-binary @${quoted} ${new URL("predict", location.href).href}`;
+  const header = key() ? ' -H "X-API-Key: $KEY"' : "";
+  return `curl${header} --data-binary @${quoted} ${new URL("predict", location.href).href}`;
 }
 
 async function copyCurl(card, button) {
@@ -327,7 +340,10 @@ for (const button of document.querySelectorAll("[data-example]")) {
     }
   };
 }
-$("#access form").onsubmit = (event) => event.preventDefault();
+$("#access form").onsubmit = (event) => {
+  event.preventDefault();
+  for (const button of document.querySelectorAll(".again:not([hidden])")) button.click();
+};
 $("#csv").onclick = download;
 $("#clear").onclick = clear;
 
