@@ -124,6 +124,12 @@ def test_no_request_is_lost_and_the_wrong_ones_never_become_the_default(
         load.wait_for(load.good() + 20)
     assert load.failed() == []
 
+    # `make serve` finds that it runs.
+    launcher = own_server.launcher().pid
+    detached = own_server.serve("--detach")
+    assert detached.returncode == 0
+    assert "catsdogs 3.0 is served by" in detached.stdout
+    assert own_server.launcher().pid == launcher
     # The next start serves it, too.
     assert own_server.serve("--stop").returncode == 0
     own_server.start()

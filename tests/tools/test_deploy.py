@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from testing.repository import REPOSITORY
+from testing.servers import wait_until
 from tests.chart import helm
 from tests.chart.conftest import needs_helm
 from tests.tools import program
@@ -146,6 +148,47 @@ def test_the_cause_is_printed_before_the_pods_are_gone(deploy: Deploy) -> None:
         "",
     ]
     assert "of another release" not in printed
+
+
+def test_an_event_about_nothing_does_not_keep_it_from_going_back(deploy: Deploy) -> None:
+    deploy.answers["helm upgrade"] = [(1, "")]
+    deploy.answers["helm history"] = [history("deployed"), history("deployed", "failed")]
+    nameless = event("pets-catsdogs", "", "") | {"involvedObject": {"kind": "Pod"}}
+    deploy.answers["kubectl get events"] = [(0, json.dumps({"items": [nameless, *EVENTS]}))]
+    assert "Pod pets-catsdogs: BackOff: oldest" in deploy().stdout
+    assert deploy.asked("helm")[-1].startswith("helm rollback pets 1")
+
+
+def test_a_missing_program_is_named_before_anything_is_asked(deploy: Deploy) -> None:
+    (deploy.folder / "kubectl").unlink()
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "tools/deploy", "pets"], env={"PATH": str(deploy.folder)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "error: kubectl is missing; install it\n")
+    assert not (deploy.folder / "asked").exists()
+
+
+def test_ctrl_c_lets_helm_note_the_failure_and_goes_back(deploy: Deploy) -> None:
+    deploy.answers["helm history"] = [history("deployed"), history("deployed", "failed")]
+    upgrade = "import signal, sys, time\nopen('upgrading', 'w')\ntry: time.sleep(60)\n"
+    upgrade += "except KeyboardInterrupt: time.sleep(2); open('noted', 'w'); sys.exit(1)\n"
+    helm = (deploy.folder / "helm").read_text()
+    head, _, rest = helm.partition("\n")
+    (deploy.folder / "helm").write_text(
+        f"{head}\nimport sys\nif sys.argv[1] == 'upgrade': exec({upgrade!r})\n{rest}"
+    )
+    (deploy.folder / "answers.json").write_text(json.dumps(deploy.answers))
+    with subprocess.Popen(
+        [sys.executable, REPOSITORY / "tools/deploy", "pets"], cwd=deploy.folder,
+        env=os.environ | {"PATH": f"{deploy.folder}{os.pathsep}{os.environ['PATH']}"},
+        start_new_session=True, stdout=subprocess.DEVNULL,
+    ) as process:  # fmt: skip
+        wait_until((deploy.folder / "upgrading").exists, 30)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    assert (deploy.folder / "noted").exists()
+    assert deploy.asked("helm")[-1].startswith("helm rollback pets 1")
 
 
 def test_a_first_install_that_fails_is_uninstalled(deploy: Deploy) -> None:

@@ -99,6 +99,8 @@ def test_labels_that_excel_has_saved_are_read(tmp_path: Path) -> None:
     [
         ("id,label\na,cat\n", "", "the first line needs the columns request_id and label"),
         ("request_id,label,photo\na,cat,first\n", "", "must be a positive number"),
+        ("request_id,label,photo\na,cat,0\n", "", "must be a positive number"),
+        ("request_id,label\na,cat\na,dog\n", "", "line 3: photo 1 of a already has the label cat"),
         ("request_id,label\na,cat\n", "no JSON\n", "photos.log, line 1: not a line of photos.log"),
         ("", "", "needs the columns"),
         (

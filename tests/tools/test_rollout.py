@@ -5,6 +5,7 @@ tests/e2e/test_rollout.py has it before real ones.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import http.server
 import json
@@ -36,8 +37,10 @@ class Stub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.versions, self.default = {"1.1"}, "1.1"
         self.rules: list[tuple[str, tuple[int, bytes]]] = []
+        self.asked: list[str] = []
 
     def answer(self, asked: str) -> tuple[int, bytes]:
+        self.asked.append(asked)
         for rule in self.rules:
             if re.fullmatch(rule[0], asked):
                 self.rules.remove(rule)
@@ -115,18 +118,20 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "photos/cat").mkdir(parents=True)
     shutil.copy(CAT, tmp_path / "photos/cat")
     (tmp_path / "photos/cat/.DS_Store").write_text("no photo, and no reason to refuse a version")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/serve.json").write_text('{"pid": 0, "started": 1, "workers": {"1.1": 2}}')
     return tmp_path
 
 
-def start(folder: Path, stub: Stub, **options: Any) -> subprocess.Popen[str]:
+def start(folder: Path, stub: Stub, *words: str, **options: Any) -> subprocess.Popen[str]:
     environment = os.environ | {
         "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{stub.server_port}",
         "CATSDOGS_PORT": str(stub.server_port), "CATSDOGS_METRICS_PORT": str(stub.server_port),
     }  # fmt: skip
     command = [sys.executable, PROGRAM, "model_store/catsdogs-3.0.mar", "photos", "--watch", "1"]
     return subprocess.Popen(
-        [*command, "--max-slowdown", "100"], cwd=folder, env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, **options,
+        [*command, "--max-slowdown", "100", *words], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
     )  # fmt: skip
 
 
@@ -147,7 +152,7 @@ def is_new(folder: Path) -> bool:
         ("POST .*/3.0", GARBAGE, "without JSON"),
         ("POST .*/3.0", (200, b"\xff"), "without JSON"),
         ("POST .*/3.0", (200, b"[]"), "200 []"),
-        ("POST .*/3.0", (200, b"{}"), "3.0 answers a photo with 200 {}"),
+        ("POST .*/3.0", (200, b"{}"), "3.0 answers photos/cat/cat.jpg with 200 {}"),
         ("POST /predictions/catsdogs", GARBAGE, "without JSON"),
         ("GET /metrics/gateway", (200, b"\xff"), "can't decode"),
         ("PUT .*/3.0/set-default", GARBAGE, "502 <html>"),
@@ -228,3 +233,91 @@ def test_it_goes_on_when_nobody_reads_its_words_any_more(folder: Path, stub: Stu
         assert rollout.stderr.read() == ""
     assert (stub.default, stub.versions) == ("3.0", {"3.0"})
     assert is_new(folder)
+
+
+@pytest.fixture
+def launcher(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that serve.json names, and that takes the signal for a reload."""
+    program = (
+        "import signal, time; signal.signal(signal.SIGUSR1, lambda *_: None); print(flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{program}; time.sleep(600)"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        (folder / "logs/serve.json").write_text(json.dumps({"pid": process.pid, "started": 1}))
+        yield process
+        process.kill()
+
+
+def test_the_counters_of_a_busy_server_are_read(folder: Path, stub: Stub) -> None:
+    """Prometheus' text has 1.23e+06 for a million."""
+    counter = 'gateway_requests_total{code="%d",route="/predict"} %s\n'
+    before = counter % (200, "1.234567e+06") + counter % (503, "1.000001e+06")
+    after = counter % (200, "1.240567e+06") + counter % (503, "1.000002e+06")
+    for text in (before, after, after):
+        stub.rules.append(("GET /metrics/gateway", (200, text.encode())))
+    with start(folder, stub) as rollout:
+        output, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (0, "")
+    assert "6001 requests, 1 failed" in output
+
+
+def test_what_can_not_be_read_is_named_and_left_out(folder: Path, stub: Stub) -> None:
+    (folder / "photos/dog").mkdir()
+    (folder / "photos/dog/cut.jpg").write_bytes(CAT.read_bytes()[:-500])
+    refused = (400, b'{"code": 400, "message": "photo is truncated"}')
+    stub.rules += [("POST .*/1.1", (200, b'{"label": "cat", "model_version": "1.1"}'))]
+    stub.rules += [("POST .*/1.1", refused)]
+    with start(folder, stub) as rollout:
+        output, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (0, "")
+    assert "left out: photos/dog/cut.jpg: photo is truncated" in output
+    assert "3.0: 100.0% accuracy on 1 photos" in output
+
+
+def test_a_photo_that_only_the_new_version_refuses_is_named(folder: Path, stub: Stub) -> None:
+    stub.rules.append(("POST .*/3.0", (400, b'{"code": 400}')))
+    with start(folder, stub) as rollout:
+        output, _ = rollout.communicate(timeout=60)
+    assert rollout.returncode == 1
+    assert "refused: 3.0 answers photos/cat/cat.jpg with 400" in output
+
+
+def test_a_step_back_that_fails_prevents_no_other(
+    folder: Path, stub: Stub, launcher: subprocess.Popen[bytes]
+) -> None:
+    stub.rules += [
+        ("POST /predictions/catsdogs", (200, b'{"label": "cat", "model_version": "3.0"}')),
+        ("GET /metrics/gateway", GARBAGE),  # and so the new version is refused
+        ("PUT .*/1.1/set-default", GARBAGE),
+    ]
+    stub.rules[1] = ("GET /metrics/gateway", (200, b"\xff"))
+    with start(folder, stub, "--canary", "10") as rollout:
+        output, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (1, "")
+    assert "can't make 1.1 the default; look at http" in output
+    assert not (folder / "logs/rollout.json").exists()
+    assert stub.versions == {"1.1"}
+    assert launcher.poll() is None
+
+
+def test_one_rollout_at_a_time(folder: Path, stub: Stub) -> None:
+    with (folder / "logs/rollout.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("4711")
+        lock.flush()
+        with start(folder, stub) as rollout:
+            output, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, output) == (2, "")
+    assert errors == "error: process 4711 is rolling out a version; wait for its end\n"
+    assert stub.versions == {"1.1"}
+
+
+def test_make_serve_need_not_restart_what_was_rolled_out(folder: Path, stub: Stub) -> None:
+    with start(folder, stub) as rollout:
+        assert rollout.wait(60) == 0
+    state = json.loads((folder / "logs/serve.json").read_text())
+    assert state["workers"] == {"3.0": 1}
+    assert state["started"] > (folder / "model_store/catsdogs.mar").stat().st_mtime
