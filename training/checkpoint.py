@@ -8,15 +8,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
 from files.atomic import write_atomically
 from training.compat import CHECKPOINT as CHECKPOINT_NAMES
 from training.compat import renamed
 from training.devices import device_of, machine, world_size
-from training.files import UsageError, load_torch, one_line, read_json, write_json
+from training.files import (
+    UsageError,
+    load_torch,
+    one_line,
+    read_json,
+    save_torch,
+    write_json,
+)
 from training.model import SimpleCNN, State, half_precision
 from training.params import TrainParams, photos_in_epoch
 
@@ -43,8 +51,8 @@ class Training:
     student_heads: nn.ModuleDict  # from the model's maps and embedding to the teacher's
     objective: nn.Module  # model and heads, as training calls them
     average: AveragedModel  # average of the model's weights, which is validated and released
-    optimizer: torch.optim.Optimizer
-    schedule: torch.optim.lr_scheduler.LRScheduler
+    optimizer: Optimizer
+    schedule: OneCycleLR
     history: list[dict[str, float]]
     before: dict[str, Any] | None = None  # how its start weights were trained
 
@@ -54,7 +62,7 @@ def save_epoch(run: Path, training: Training) -> None:
     best = max(training.history, key=lambda row: row["validation_accuracy"])
     if best is training.history[-1]:
         state = half_precision(training.average.module.state_dict())
-        write_atomically(run / BEST, lambda path: torch.save(state, path))
+        save_torch(run / BEST, state)
     made_with = {
         "params": asdict(training.params),
         "classes": training.classes,
@@ -82,13 +90,14 @@ def save_epoch(run: Path, training: Training) -> None:
         "schedule": training.schedule.state_dict(),
         "history": training.history,
     }
-    write_atomically(run / CHECKPOINT, lambda path: torch.save(checkpoint, path))
+    save_torch(run / CHECKPOINT, checkpoint)
 
 
 def load_checkpoint(run: Path, training: Training) -> None:
     """Restore `training` from the checkpoint of `run`.
 
-    Raises UsageError if there is none, or if it had other parameters, photos or start weights.
+    Raises UsageError if there is none, or if it had other parameters, photos, start weights or
+    steps.
     """
     path = run / CHECKPOINT
     if not path.exists():
@@ -98,6 +107,16 @@ def load_checkpoint(run: Path, training: Training) -> None:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
+    left_out = checkpoint.get("left_out", training.left_out)  # earlier versions didn't count them
+    if left_out != training.left_out:
+        raise UsageError(
+            f"{path}: was made without {left_out} excluded photos, now there are "
+            f"{training.left_out}; restore the list or start a new run"
+        )
+    if checkpoint["schedule"]["total_steps"] != training.schedule.total_steps:
+        raise UsageError(
+            f"{path}: was made with another number of processes; use as many or start a new run"
+        )
     if not same_start(checkpoint["before"], training.before):
         raise UsageError(f"{path}: started from other weights; use those or start a new run")
     training.model.load_state_dict(checkpoint["model"])

@@ -6,7 +6,6 @@ Nothing is written under an earlier name.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 Names = dict[tuple[str, ...], str]  # the current name of the key at each path
@@ -22,16 +21,7 @@ PARAMS: Names = {  # of params.yaml
     ("teach", "disputed_probability"): "label_issue_probability",
     ("evaluate", "familiar_share"): "in_distribution_share",
 }
-FILES = {"rejected.csv": "doubtful.csv", "teacher_stats.pt": "lesson.pt"}
-FOLDERS = {"teacher": "lesson"}  # default folders of `teach`, in runs/
-
-
-def existing(path: Path) -> Path:
-    """`path`, or the file with its earlier name if only that exists."""
-    earlier = FILES[path.name]
-    folder = path.parent.with_name(FOLDERS.get(path.parent.name, path.parent.name))
-    places = (path, path.with_name(earlier), folder / earlier)
-    return next((place for place in places if place.is_file()), path)
+FILES = {"rejected.csv": "doubtful.csv"}
 
 
 def renamed(content: Any, names: Names) -> Any:

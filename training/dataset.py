@@ -86,15 +86,14 @@ class Split:
     @cached_property
     def foreign(self) -> np.ndarray:
         """A mask (N,) of foreign photos: those of sources that are in this split as a whole."""
-        return np.array(
-            [photo.names_source or photo.source not in self.elsewhere for photo in self.photos]
-        )
+        return np.array([photo.source not in self.elsewhere for photo in self.photos])
 
     def half_and_half(self) -> np.ndarray:
         """Photo numbers, repeated so that foreign photos and others have equal weight."""
-        kinds = [np.flatnonzero(kind) for kind in (~self.foreign, self.foreign)]
+        kinds = [np.flatnonzero(kind) for kind in (~self.foreign, self.foreign) if kind.any()]
         most = max(map(len, kinds))
-        return np.concatenate([np.resize(kind, most) for kind in kinds if len(kind)])
+        # Evenly, since photos are sorted by class.
+        return np.concatenate([kind[np.arange(most) * len(kind) // most] for kind in kinds])
 
     def pixel_batch(self, numbers: Sequence[int]) -> torch.Tensor:
         """The photos of these numbers as uint8 (N, 3, 224, 224)."""
@@ -157,9 +156,12 @@ def excluded_photos(params: TrainParams) -> set[str]:
     if not params.excluded:
         return set()
     try:
-        with Path(params.excluded).open(newline="") as file:
+        # Excel begins a file with a byte order mark.
+        with Path(params.excluded).open(
+            newline="", encoding="utf-8-sig", errors=FILE_NAMES
+        ) as file:
             return {row["path"] for row in csv.DictReader(file)}
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, csv.Error) as error:
         raise UsageError(
             f"{params.excluded}: not a CSV file with a column `path`; fix train.excluded"
         ) from error

@@ -96,21 +96,20 @@ def counted(about: dict[str, Any], index: Path, params: TrainParams) -> dict[str
 def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[str, Any]:
     """Temperature, threshold, OOD score and drift reference, from the outputs for `split`.
 
-    Foreign photos, if any, have half of the total weight. The threshold of `certain` reaches its
-    accuracy on foreign photos and on the others.
+    Foreign photos, if any, have half of the total weight: some photos count several times. The
+    threshold of `certain` reaches its accuracy on foreign photos and on the others, once each.
     """
     rows = split.half_and_half()
-    outputs = Outputs(*(values[rows] for values in outputs))
-    means = outputs.averages.mean(0).tolist()
-    deviations = outputs.averages.std(0).clamp_min(1e-6).tolist()
+    weighted = Outputs(*(values[rows] for values in outputs))
+    means = weighted.averages.mean(0).tolist()
+    deviations = weighted.averages.std(0).clamp_min(1e-6).tolist()
     scores = ood_score(outputs.averages, means, deviations).numpy()
-    limit = float(np.quantile(scores, params.in_distribution_share))
+    limit = float(np.quantile(scores[rows], params.in_distribution_share))
     in_distribution = scores <= limit
-    temperature = fit_temperature(outputs.logits, outputs.labels)
+    temperature = fit_temperature(weighted.logits, weighted.labels)
     calibrated = outputs.logits / temperature
     confidence, right = confidences(calibrated, outputs.labels)
-    foreign = split.foreign[rows]
-    kinds = [foreign & in_distribution, ~foreign & in_distribution]
+    kinds = [split.foreign & in_distribution, ~split.foreign & in_distribution]
     return {
         "temperature": temperature,
         "threshold": max(
@@ -119,7 +118,7 @@ def calibrate(split: Split, outputs: Outputs, params: EvaluateParams) -> dict[st
             if kind.any()
         ),
         "ood_score": {"means": means, "deviations": deviations, "limit": limit},
-        "reference": reference(split, rows, confidence, calibrated.argmax(1).tolist()),
+        "reference": reference(split, rows, confidence[rows], calibrated[rows].argmax(1).tolist()),
     }
 
 

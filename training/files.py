@@ -63,3 +63,15 @@ def load_torch(path: Path) -> Any:
         raise UsageError(
             f"{path}: not a PyTorch file of tensors: {one_line(error)}; name another"
         ) from error
+
+
+def save_torch(path: Path, content: Any) -> None:
+    """Write `content` to `path` with torch.save, atomically. Raises UsageError if it can't."""
+    import torch
+
+    try:
+        write_atomically(path, lambda partial: torch.save(content, partial))
+    except RuntimeError as error:  # PyTorch's writer doesn't say what the system said
+        raise UsageError(
+            f"{path}: can't be written: {one_line(error)}; make room on its disk"
+        ) from error

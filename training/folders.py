@@ -166,6 +166,9 @@ def check_classes(
     Without `classes`, also raise it if data folders have different class names.
     """
     with_files = {file.label for file in found.files} - {""}
+    for name in with_files:
+        if not name.isprintable():  # nor are bytes that are not UTF-8
+            raise UsageError(f"{named(data)}: a class can't be called {name!r}; rename its folder")
     if len(with_files) < 2 or set(classes) - with_files:
         taken = {name for of_one in names.values() for name in of_one} - {UNLABELLED}
         wanted = sorted(classes or taken)

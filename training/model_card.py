@@ -17,10 +17,13 @@ FIGURES = "figures, written by `python -m training release`"  # the README's mar
 
 
 def write_model_card(card: dict[str, Any], path: Path) -> None:
-    """Write docs/MODEL_CARD.md: data, procedure, metrics, limits, how to reproduce."""
-    text = wrapped("\n\n".join(filter(None, (section(card) for section in SECTIONS)))) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda partial: partial.write_text(text))
+    write_atomically(path, lambda partial: partial.write_text(model_card(card)))
+
+
+def model_card(card: dict[str, Any]) -> str:
+    """docs/MODEL_CARD.md: data, procedure, metrics, limits, how to reproduce."""
+    return wrapped("\n\n".join(filter(None, (section(card) for section in SECTIONS)))) + "\n"
 
 
 def interval(split: dict[str, Any]) -> str:
@@ -89,6 +92,7 @@ of the weights: `{card["sha256"]}`."""
 def data(card: dict[str, Any]) -> str:
     training, metrics, params = card["training"], card["metrics"], card["params"]
     listed = training["params"]["excluded"]
+    validation = metrics.get("validation") or metrics[FOREIGN]
     cleaned = (
         f"Training excludes the photos in `{listed}`: their label is wrong, or they show several "
         "classes or none."
@@ -100,8 +104,8 @@ def data(card: dict[str, Any]) -> str:
 {params["data"]["about"]}
 
 The training split has {training["photos"]:,} photos. The validation split
-({metrics["validation"]["photos"]:,} photos) was used to choose epoch, temperature and threshold.
-The test split ({metrics["test"]["photos"]:,} photos) was used only for this card. Look-alikes
+({validation["photos"]:,} photos) was used to choose epoch, temperature and threshold. The
+test split ({metrics["test"]["photos"]:,} photos) was used only for this card. Look-alikes
 (perceptual hashes that differ in at most {params["prepare"]["look_alike_distance"]} of 64 bits) are
 always in the same split. {cleaned} Validation and test photos were not cleaned."""
 
@@ -180,7 +184,7 @@ def measured(card: dict[str, Any]) -> str:
     lines: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         ("photos", lambda split: f"{split['photos']:,}"),
         ("accuracy (95 % CI, Wilson)", interval),
-        ("ROC AUC", lambda split: f"{split['roc_auc']:.4f}"),
+        ("ROC AUC", roc_auc),
         ("cross-entropy (NLL)", lambda split: f"{split['cross_entropy']:.4f}"),
         ("Brier score", lambda split: f"{split['brier_score']:.4f}"),
         ("ECE (15 bins)", lambda split: percent(split["calibration_error"], 2)),
@@ -208,6 +212,10 @@ An answer is `certain` if both hold:
   {100 * params["in_distribution_share"]:g} % of validation photos satisfy. The score is the mean
   squared distance, in standard deviations, of the averages of the last 256 feature maps from those
   of validation photos (Mahalanobis distance without covariances; Lee and others 2018)."""
+
+
+def roc_auc(split: dict[str, Any]) -> str:
+    return "–" if split["roc_auc"] is None else f"{split['roc_auc']:.4f}"  # of one class
 
 
 def foreign(metrics: dict[str, Any]) -> str:

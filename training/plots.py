@@ -65,5 +65,6 @@ def plot_mistakes(photos: Sequence[np.ndarray], titles: Sequence[str], picture: 
         axes.axis("off")
         if number < len(photos):
             axes.imshow(photos[number])
-            axes.set_title(titles[number], fontsize=8)
+            title = titles[number].encode(errors="replace").decode()  # not all names are UTF-8
+            axes.set_title(title, fontsize=8, parse_math=False)  # nor is $1_$2 a formula
     save(figure, picture)

@@ -5,14 +5,15 @@ python -m training prepare --data FOLDER [FOLDER ...]
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
+import signal
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.pool import MapResult, Pool
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -32,6 +33,7 @@ from training.split import FEWEST, SPLITS, fewest_photos, split_photos
 
 REJECTED = "rejected.csv"  # files that were left out, and why
 CHUNK = 16  # files per task of a process
+MAX_BYTES = 256_000_000  # of a file, which is read whole; no photo has as many, but films do
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,7 +62,8 @@ def prepare(
     found = find_files(data, classes)
     files = found.files
     check_sources(files, params)
-    staging = index.with_name(index.name + ".partial")
+    home = index.resolve()  # the index may be a link
+    staging = home.with_name(home.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
@@ -79,8 +82,8 @@ def prepare(
         photos = _keep_split(photos, staging / PIXELS)
         write_csv(staging / INDEX, Photo, photos)
         write_csv(staging / REJECTED, Rejected, rejected)
-        shutil.rmtree(index, ignore_errors=True)
-        staging.rename(index)
+        shutil.rmtree(home, ignore_errors=True)
+        staging.rename(home)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     _report(index, photos, rejected, found)
@@ -134,7 +137,7 @@ def read_photos(
     """Photos and rejected ones among `files`; write the decoded pixels of photos to `pixels`."""
     photos: list[Photo] = []
     rejected: list[Rejected] = []
-    with multiprocessing.Pool() as pool:
+    with readers() as pool:
         digests = list(in_order(pool, _digest, files))
         labels_of_digest = defaultdict(set)
         for file, digest in zip(files, digests, strict=True):
@@ -181,19 +184,39 @@ def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
     return [photos[row] for row in kept]
 
 
-def in_order(pool: Pool, function: Callable[[Item], Result], files: list[Item]) -> Iterator[Result]:
-    """Like `pool.imap(function, files)`, but never far ahead of its consumer.
+@contextmanager
+def readers() -> Iterator[Executor]:
+    """A process for each core. Raises UsageError if one is killed."""
+    pool = ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        yield pool
+    except BrokenExecutor as error:
+        raise UsageError(
+            "a process that reads photos was killed; is there enough memory for a photo per core?"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)  # at Ctrl-C, don't read on
+
+
+def in_order(
+    pool: Executor, function: Callable[[Item], Result], files: list[Item]
+) -> Iterator[Result]:
+    """Like `pool.map(function, files)`, but never far ahead of its consumer.
 
     Otherwise decoded photos would fill the memory if the disk is slower than decoding.
     """
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    waiting: deque[MapResult[Result]] = deque()
+    waiting: deque[Future[list[Result]]] = deque()
     for chunk in chunks:
-        waiting.append(pool.map_async(function, chunk, chunksize=CHUNK))
+        waiting.append(pool.submit(apply, function, chunk))
         if len(waiting) > 4 * (os.cpu_count() or 1):
-            yield from waiting.popleft().get()
+            yield from waiting.popleft().result()
     while waiting:
-        yield from waiting.popleft().get()
+        yield from waiting.popleft().result()
+
+
+def apply(function: Callable[[Item], Result], files: list[Item]) -> list[Result]:
+    return [function(file) for file in files]
 
 
 def _digest(file: PhotoFile) -> str:
@@ -206,6 +229,8 @@ def _digest(file: PhotoFile) -> str:
 def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int, int, str, bytes]:
     """Bytes, width, height, orientation, perceptual hash and pixels; or why it is left out."""
     try:
+        if file.place.stat().st_size > MAX_BYTES:
+            return f"over {MAX_BYTES // 10**6} MB"
         content = file.place.read_bytes()
         pixels, (width, height), turned = read_photo(content)
     except (OSError, MemoryError, PhotoException) as error:

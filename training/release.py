@@ -13,10 +13,10 @@ from typing import Any
 
 from files.atomic import write_atomically
 from training.checkpoint import BEST, CARD
-from training.drift import write_drift_rules
+from training.drift import drift_rules, write_drift_rules
 from training.files import UsageError, read_json, write_json
 from training.markdown import write_between_marks
-from training.model_card import FIGURES, interval, summary, write_model_card
+from training.model_card import FIGURES, interval, model_card, summary, write_model_card
 from training.weights import check_version, check_weights, read_card
 
 RELEASE_KEYS = {"metrics", "training", "params"}  # needed for the model card
@@ -36,7 +36,10 @@ class Homes:
 def publish(run: Path, homes: Homes, version: str | None) -> str:
     """Release `run` to the files of `homes`; return lines on what changed and how to undo it."""
     before = released(homes.weights.with_suffix(".json"))
-    card = release(run, homes.weights, version)
+    card = card_of(run, homes.weights, version)
+    for describe in (model_card, drift_rules, summary):
+        describe(card)  # an error must not leave new weights beside old words
+    write(run, homes.weights, card)
     write_model_card(card, homes.model_card)
     write_drift_rules(card, homes.rules)
     written = [homes.weights, homes.weights.with_suffix(".json"), homes.model_card, homes.rules]
@@ -61,8 +64,8 @@ def publish(run: Path, homes: Homes, version: str | None) -> str:
     return "\n".join(lines)
 
 
-def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
-    """Copy the best weights of `run` and their JSON file to `weights`; return the JSON's content.
+def card_of(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
+    """The content of the JSON file of `run`, once it is released to `weights`.
 
     Without `version`, the last number of the released version increases by 1; the first one is 1.0.
     Raises UsageError if the run was not trained, or not evaluated after that, and for an invalid
@@ -77,11 +80,14 @@ def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
         )
     card_file = weights.with_suffix(".json")
     card["version"] = check_version(version) if version is not None else next_version(card_file)
+    return card
+
+
+def write(run: Path, weights: Path, card: dict[str, Any]) -> None:
     weights.parent.mkdir(parents=True, exist_ok=True)
     content = (run / BEST).read_bytes()
     write_atomically(weights, lambda path: path.write_bytes(content))
-    write_json(card_file, card)
-    return card
+    write_json(weights.with_suffix(".json"), card)
 
 
 def next_version(card_file: Path) -> str:

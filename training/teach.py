@@ -9,11 +9,10 @@ weights and learns to predict the teacher's feature maps and features in additio
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import openvino
@@ -27,12 +26,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
-from files.atomic import write_atomically
 from handler.photo import SIDE
-from training.compat import existing
 from training.dataset import UNKNOWN, Split, write_csv
 from training.devices import CPU, autocast
-from training.files import UsageError, load_torch
+from training.files import UsageError, load_torch, save_torch
 from training.params import TeachParams
 
 TEACHER_STATS = "teacher_stats.pt"  # scales of the teacher's maps and features, and its regression
@@ -135,7 +132,7 @@ def torch_backbone(device: torch.device) -> Extract:
 
 def load_teacher_stats(folder: Path, split: Split) -> dict[str, torch.Tensor]:
     """The stats that `teach` wrote to `folder`. Raises UsageError if missing or of other photos."""
-    path = existing(folder / TEACHER_STATS)
+    path = folder / TEACHER_STATS
     if not path.is_file():
         raise UsageError(f"{path}: missing; run `python -m training teach` first")
     stats: dict[str, Any] = load_torch(path)
@@ -157,11 +154,14 @@ def teach(index: Path, folder: Path, params: TeachParams, device: torch.device =
     if min(np.bincount(labels[labels != UNKNOWN], minlength=len(split.classes))) < 2:
         raise UsageError(f"{index}: a class has only one training photo; add more photos")
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".features-") as name:
-        shape = (len(split), FEATURES)
-        features = np.memmap(Path(name, "features"), np.float32, mode="w+", shape=shape)
-        maps_mean, maps_std = extract_features(split, features, device)
+    place = folder / ".features"
+    try:
+        with place.open("wb") as file:
+            maps_mean, maps_std = extract_features(split, file, device)
+        features = np.memmap(place, np.float32, mode="r", shape=(len(split), FEATURES))
         head, label_probability = fit_head(features, labels, params)
+    finally:
+        place.unlink(missing_ok=True)
     scales = {"maps_mean": maps_mean, "maps_std": maps_std}
     stats = {"photos_sha256": split.photos_sha256} | scales | head
     issues = [
@@ -170,24 +170,23 @@ def teach(index: Path, folder: Path, params: TeachParams, device: torch.device =
         if probability < params.label_issue_probability
     ]
     write_csv(folder / LABEL_ISSUES, LabelIssue, sorted(issues, key=lambda row: row.probability))
-    write_atomically(folder / TEACHER_STATS, lambda path: torch.save(stats, path))
+    save_torch(folder / TEACHER_STATS, stats)
     return len(issues)
 
 
 def extract_features(
-    split: Split, features: np.ndarray, device: torch.device
+    split: Split, file: BinaryIO, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill `features` (N, 1280) with those of all photos. Return the mean and standard deviation of
-    each channel of the backbone's maps, both (112, 1, 1)."""
+    """Write the features of all photos, float32 (N, 1280), to `file`. Return the mean and standard
+    deviation of each channel of the backbone's maps, both (112, 1, 1)."""
     extract = backbone_on(device)
-    sums, squares, positions, start = torch.zeros(MAPS), torch.zeros(MAPS), 0, 0
+    sums, squares, positions = torch.zeros(MAPS), torch.zeros(MAPS), 0
     for photos in tqdm(split.batches(BATCH), total=-(-len(split) // BATCH), unit="batch"):
         maps, pooled = extract(photos.to(device).float())
         sums += maps.sum((0, 2, 3)).cpu()
         squares += maps.square().sum((0, 2, 3)).cpu()
         positions += maps.numel() // MAPS
-        features[start : start + len(photos)] = pooled.cpu()
-        start += len(photos)
+        file.write(pooled.cpu().numpy().tobytes())
     mean = sums / positions
     std = (squares / positions - mean.square()).sqrt()
     return mean.view(-1, 1, 1), std.view(-1, 1, 1)

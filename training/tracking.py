@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -16,12 +17,13 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault(
     "MLFLOW_LOGGING_LEVEL", "WARNING"
 )  # otherwise it logs each table that it creates
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 would stop training for minutes
 
 import mlflow
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mlflow.entities import Run
+from mlflow.entities import LifecycleStage, Run
 
 from training.checkpoint import BEST, HISTORY, Log, read_run
 from training.dataset import Split
@@ -38,6 +40,7 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 EXPERIMENT = "cats-dogs-classification"
 MODEL = "catsdogs"  # in the registry
 CHAMPION = "champion"  # the alias of the version with the highest validation accuracy
+PHOTOS = "photos_sha256"  # a tag
 RUN_ID = "mlflow-run-id"  # so that a resumed run continues the same MLflow run
 MISTAKES = 20
 
@@ -51,25 +54,38 @@ def mlflow_tracker(
     MLFLOW_TRACKING_URI names another store or server. Raises UsageError if it can't be opened.
     """
     open_store(run.parent)
-    known = known_run(run, params)
+    photos = Split(index, "train").photos_sha256
+    known = known_run(run, params, photos)
     known_id = known.info.run_id if known else None
-    rows = 0
-    with mlflow.start_run(run_id=known_id, run_name=None if known_id else run.name) as active:
+    active = mlflow.start_run(run_id=known_id, run_name=None if known_id else run.name)
+    status, rows = "FAILED", 0
+    try:
         if known_id is None:
             mlflow.log_params(asdict(params))
             mlflow.set_tag("git_commit", git_commit())
-            mlflow.set_tag("photos_sha256", Split(index, "train").photos_sha256)
+            mlflow.set_tag(PHOTOS, photos)
             (run / RUN_ID).write_text(active.info.run_id)
 
         def log(row: dict[str, float]) -> None:
             nonlocal rows
             rows += 1
             metrics = {name: value for name, value in row.items() if name != "epoch"}
-            mlflow.log_metrics(metrics, step=int(row["epoch"]))
+            tried(mlflow.log_metrics, metrics, step=int(row["epoch"]))
 
         yield log
         if rows or known is None or known.info.status != "FINISHED":
-            log_outcome(run, index, device)  # 160 MB, so not again for a finished run
+            tried(log_outcome, run, index, device)  # 160 MB, so not again for a finished run
+        status = "FINISHED"
+    finally:
+        tried(mlflow.end_run, status)
+
+
+def tried(call: Callable[..., object], *arguments: Any, **named: Any) -> None:
+    """Call MLflow, and only warn if that fails: a training of hours doesn't depend on it."""
+    try:
+        call(*arguments, **named)
+    except Exception as error:  # from MLflow, its store, its server or the network
+        print(f"warning: not logged to MLflow: {one_line(error)}", file=sys.stderr)
 
 
 def open_store(folder: Path) -> None:
@@ -102,14 +118,15 @@ def alone_with_store() -> AbstractContextManager[None]:
     return locked(Path(f"{path}.lock")) if kind == "sqlite" else nullcontext()
 
 
-def known_run(run: Path, params: TrainParams) -> Run | None:
-    """The MLflow run of `run`; None if this store has none with the same parameters."""
+def known_run(run: Path, params: TrainParams, photos_sha256: str) -> Run | None:
+    """The MLflow run of `run`; None if this store has none with the same parameters and photos."""
     try:
         known = mlflow.get_run((run / RUN_ID).read_text())
     except (FileNotFoundError, mlflow.MlflowException):  # a new run; another store
         return None
     same = known.data.params == {name: str(value) for name, value in asdict(params).items()}
-    return known if same else None
+    same &= known.data.tags.get(PHOTOS) == photos_sha256
+    return known if same and known.info.lifecycle_stage == LifecycleStage.ACTIVE else None
 
 
 def git_commit() -> str:

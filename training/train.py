@@ -50,8 +50,8 @@ def train(
     the same weights as an uninterrupted run.
 
     Without `resume`, raises UsageError if the run exists. With `resume`, raises it if the run
-    doesn't exist or had other parameters, photos or start weights; with `replace`, such a run
-    starts again.
+    doesn't exist or had other parameters, photos or start weights. With `replace`, such a run and a
+    finished one start again: DVC asks for it only if something has changed.
     """
     keep_freed_memory()
     training_split = Split(index, "train", excluded_photos(params))
@@ -64,17 +64,18 @@ def train(
     teacher = None
     if params.uses_teacher:
         teacher = Teacher(load_teacher_stats(teacher_stats, training_split), device)
-    training = new_training(params, training_split, device)
-    if start is not None:
-        start_from(start, training)
+    training = started(params, training_split, device, start)
     try:
         if resume:
             load_checkpoint(run, training)
+            if replace and len(training.history) >= params.epochs:
+                raise UsageError(f"{run}: is finished")
         elif (run / CHECKPOINT).exists():
             raise UsageError(f"{run}: contains a run; continue it with --resume or name another")
     except UsageError:
         if not replace:
             raise
+        training = started(params, training_split, device, start)
     run.mkdir(parents=True, exist_ok=True)
     loader = PixelLoader(training_split, device)
     with tracker if rank() == 0 else nullcontext() as log:
@@ -86,6 +87,16 @@ def train(
             if log:
                 save_epoch(run, training)
                 log(training.history[-1])
+
+
+def started(
+    params: TrainParams, split: Split, device: torch.device, start: Path | None
+) -> Training:
+    """A new training, from the weights in `start` or random ones."""
+    training = new_training(params, split, device)
+    if start is not None:
+        start_from(start, training)
+    return training
 
 
 def validate(training: Training, split: Split) -> dict[str, float]:
@@ -115,7 +126,7 @@ def new_training(params: TrainParams, split: Split, device: torch.device = CPU) 
         optimizer,
         max_lr=[group["lr"] for group in optimizer.param_groups],
         total_steps=params.epochs * steps_in_epoch(split, params),
-        pct_start=params.warmup_share,
+        pct_start=min(1.0, params.warmup_share + 1e-9),  # PyTorch divides by 0 if it is one step
     )
     return Training(
         params,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import torch
 from testing.repository import REPOSITORY
 from training.archive import archive
 from training.files import UsageError
-from training.release import next_version, release
+from training.release import card_of, next_version, write
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,13 @@ def test_each_release_raises_the_version(tmp_path: Path) -> None:
     assert next_version(card) == "1.0"
     card.write_text('{"version": "1.9"}')
     assert next_version(card) == "1.10"
+
+
+def release(run: Path, weights: Path, version: str | None) -> dict[str, Any]:
+    """As `publish` does, without what describes the weights."""
+    card = card_of(run, weights, version)
+    write(run, weights, card)
+    return card
 
 
 def test_a_run_is_released_only_when_evaluated(weights: Path, tmp_path: Path) -> None:

@@ -20,7 +20,6 @@ from training.dataset import Split
 from training.files import UsageError, load_torch
 from training.params import Params, load_params
 from training.prepare import check_index
-from training.teach import TEACHER_STATS, load_teacher_stats
 from training.train import new_training
 from training.weights import CARD_KEYS, read_card
 
@@ -94,22 +93,6 @@ def test_a_checkpoint_of_an_earlier_version_is_resumed(
         assert torch.equal(other.student_heads.state_dict()[name], tensor), name
     save_epoch(tmp_path, other)
     assert "pupil" not in load_torch(tmp_path / CHECKPOINT)
-
-
-def test_teacher_stats_of_an_earlier_version_are_read_where_it_wrote_them(
-    index: Path, tmp_path: Path
-) -> None:
-    split, now, before = Split(index, "train"), tmp_path / "runs/teacher", tmp_path / "runs/lesson"
-    with pytest.raises(UsageError, match=r"runs/teacher/teacher_stats\.pt: missing"):
-        load_teacher_stats(now, split)
-    before.mkdir(parents=True)
-    stats = {"photos_sha256": split.photos_sha256, "bias": torch.ones(2)}
-    torch.save(stats, before / "lesson.pt")
-    for folder in (now, before):  # the default folder, and one that is named
-        assert load_teacher_stats(folder, split).keys() == {"bias"}
-    now.mkdir()
-    torch.save(stats | {"weight": torch.ones(2)}, now / TEACHER_STATS)
-    assert load_teacher_stats(now, split).keys() == {"bias", "weight"}
 
 
 def test_an_index_of_an_earlier_version_may_be_replaced(tmp_path: Path) -> None:

@@ -3,13 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 from handler.photo import SIDE
-from training.dataset import AHEAD, BYTES, PixelLoader, Split
+from training.dataset import AHEAD, BYTES, INDEX, PIXELS, Photo, PixelLoader, Split, write_csv
 
 
 @pytest.mark.parametrize("room", [0, 2**40], ids=["read ahead", "kept on the device"])
@@ -69,3 +70,42 @@ def test_reading_a_split_needs_nothing_that_preparing_one_does() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert printed.stdout.strip() == "[]"
+
+
+def rows(counts: dict[tuple[str, str, str], int]) -> list[Photo]:
+    """Photos by label, split and source."""
+    return [
+        Photo(f"{label}/{source}__{n}.jpg", label, 1, 50, 50, "", 1, "", split, source)
+        for (label, split, source), count in counts.items()
+        for n in range(count)
+    ]
+
+
+def split_of(index: Path, photos: list[Photo], name: str) -> Split:
+    index.mkdir(exist_ok=True)
+    write_csv(index / INDEX, Photo, photos)
+    with (index / PIXELS).open("wb") as file:
+        file.truncate(len(photos) * BYTES)
+    return Split(index, name)
+
+
+def test_foreign_photos_of_each_class_are_repeated_equally_often(tmp_path: Path) -> None:
+    counts = {
+        (label, "validation", source): count
+        for label in ("cat", "dog")
+        for source, count in (("ours", 75), ("theirs", 50))
+    }
+    photos = rows(counts | {("cat", "train", "ours"): 5})
+    split = split_of(tmp_path, photos, "validation")
+    taken = Counter((split.labels[n], split.sources[n]) for n in split.half_and_half())
+    assert set(taken.values()) == {75}
+    assert len(taken) == 4
+
+
+def test_a_photo_of_a_training_source_is_not_foreign(tmp_path: Path) -> None:
+    """Not even one that is in validation because it looks like a photo there."""
+    photos = rows(
+        {("cat", "validation", "theirs"): 3, ("cat", "validation", "ours"): 1}
+        | {("dog", "train", "ours"): 2}
+    )
+    assert split_of(tmp_path, photos, "validation").foreign.tolist() == [True] * 3 + [False]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
+from handler.photo import decode_photo
 from training import teach
 from training.checkpoint import BEST, CARD, RUN_FILE
 from training.dataset import Split
@@ -25,7 +28,7 @@ from training.evaluate import (
 )
 from training.files import UsageError
 from training.inference import Outputs
-from training.measure import not_pets, slices
+from training.measure import not_pets, slices, squashed
 from training.metrics import classification_metrics
 from training.model import SimpleCNN
 from training.params import Params
@@ -183,3 +186,10 @@ def test_the_threshold_keeps_its_accuracy_on_foreign_photos_too(
     assert higher > lower
     for kind in (foreign, ~foreign):
         assert 1 - wrong[kind & certain].mean() >= params.evaluate.certain_accuracy - 0.002
+
+
+def test_pictures_of_no_pet_are_seen_as_the_handler_sees_them() -> None:
+    wide = Image.fromarray(np.random.default_rng(1).integers(0, 256, (60, 150, 3), np.uint8))
+    file = io.BytesIO()
+    wide.save(file, "PNG")
+    assert np.array_equal(squashed(wide), decode_photo(file.getvalue()))

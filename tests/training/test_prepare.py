@@ -5,9 +5,12 @@ import dataclasses
 import io
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections import Counter
-from multiprocessing.pool import ThreadPool
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +22,14 @@ from PIL import ExifTags, Image
 from scipy.sparse.csgraph import connected_components
 
 from handler.photo import decode_photo
+from testing.repository import REPOSITORY
+from testing.servers import wait_until
 from tests.made_photos import made_photo
 from training.dataset import Photo, Split, read_index
 from training.files import UsageError
 from training.folders import PhotoFile
 from training.params import Params, PrepareParams
-from training.prepare import CHUNK, REJECTED, _read_photo, in_order, prepare
+from training.prepare import CHUNK, REJECTED, _read_photo, in_order, prepare, readers
 from training.split import FEWEST, fewest_photos, fill, look_alikes, split_photos
 
 SPLIT = PrepareParams(
@@ -214,10 +219,54 @@ def test_a_group_larger_than_a_splits_share_is_trained_on_and_named() -> None:
         ]
 
 
+def test_a_link_to_an_index_leads_to_the_new_one(
+    photos: Path, params: Params, tmp_path: Path
+) -> None:
+    (tmp_path / "large disk").mkdir()
+    (tmp_path / "index").symlink_to(tmp_path / "large disk/index")
+    for _ in range(2):
+        prepare([photos], tmp_path / "index", params.prepare)
+        assert len(read_index(tmp_path / "large disk/index")) == 80
+    assert (tmp_path / "index").is_symlink()
+    assert [path.name for path in (tmp_path / "large disk").iterdir()] == ["index"]
+
+
+def test_a_film_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "film.mov").open("wb") as file:
+        file.truncate(10**13)
+    found = _read_photo(16, PhotoFile(tmp_path, "film.mov", "cat", ""))
+    assert found == "over 256 MB"
+
+
+def kill_itself(path: str) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return path
+
+
+def test_a_reader_that_is_killed_ends_the_command() -> None:
+    with pytest.raises(UsageError, match="was killed; is there enough memory"), readers() as pool:
+        list(in_order(pool, kill_itself, ["a"]))
+
+
+def test_ctrl_c_is_no_traceback_of_the_readers(photos: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "training", "prepare", "--index", tmp_path / "index"]
+    with subprocess.Popen(
+        [*command, "--data", photos], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        staging = tmp_path / "index.partial"
+        wait_until(lambda: staging.exists() or process.poll() is not None, 60)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert "Traceback" not in errors
+    assert errors.rstrip().endswith("interrupted")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_photos_never_pile_up_where_the_disk_is_slow() -> None:
     begun: list[str] = []
     files = [str(number) for number in range(10_000)]
-    with ThreadPool(2) as pool:
+    with ThreadPoolExecutor(2) as pool:
 
         def read(path: str) -> str:
             begun.append(path)

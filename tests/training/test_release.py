@@ -11,6 +11,7 @@ import yaml
 from testing.repository import CARD, REPOSITORY, VERSION
 from training.checkpoint import BEST
 from training.checkpoint import CARD as CARD_FILE
+from training.dataset import FOREIGN
 from training.release import Homes, next_version, publish, write_app_version
 
 
@@ -81,6 +82,29 @@ def test_a_first_release_has_no_way_back(evaluated: Path, homes: Homes) -> None:
     assert "git" not in output
     assert not homes.readme.exists()
     assert str(homes.readme) not in output
+
+
+def test_what_can_not_be_described_is_not_released(evaluated: Path, homes: Homes) -> None:
+    before = homes.weights.with_suffix(".json").read_bytes()
+    card = json.loads((evaluated / CARD_FILE).read_text())
+    del card["metrics"]["slices"]
+    (evaluated / CARD_FILE).write_text(json.dumps(card))
+    with pytest.raises(KeyError):
+        publish(evaluated, homes, None)
+    assert homes.weights.with_suffix(".json").read_bytes() == before
+    assert not homes.weights.exists()
+
+
+def test_foreign_photos_of_one_class_and_no_others_can_be_described(
+    evaluated: Path, homes: Homes
+) -> None:
+    card = json.loads((evaluated / CARD_FILE).read_text())
+    del card["metrics"]["validation"]
+    card["metrics"][FOREIGN]["roc_auc"] = None
+    (evaluated / CARD_FILE).write_text(json.dumps(card))
+    publish(evaluated, homes, None)
+    (line,) = [s for s in homes.model_card.read_text().splitlines() if s.startswith("| ROC AUC")]
+    assert line.endswith(" | – |")
 
 
 def test_of_the_chart_the_line_of_the_version_alone_is_renewed(tmp_path: Path) -> None:

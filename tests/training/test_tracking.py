@@ -200,3 +200,46 @@ def test_a_worse_run_does_not_become_champion(
         make_champion(client, version, accuracy)
         champions.append(int(client.get_model_version_by_alias(MODEL, CHAMPION).version))
     assert champions == [1, 2, 2]
+
+
+def test_a_title_of_a_mistake_is_no_formula_and_need_not_be_utf_8(tmp_path: Path) -> None:
+    from training.plots import plot_mistakes
+
+    plot_mistakes([np.zeros((9, 9, 3), np.uint8)] * 2, ["$1_$2.jpg", "\udcff.jpg"], tmp_path / "m")
+    assert (tmp_path / "m").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_deleted_in_mlflow_or_had_other_photos_is_logged_anew_and_errors_only_warn(
+    index: Path,
+    params: Params,
+    tmp_path: Path,
+    default_store: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import mlflow
+
+    from training import tracking
+
+    run = tmp_path / "runs/logged"
+    run.mkdir(parents=True)
+    monkeypatch.setattr(tracking, "log_outcome", lambda *_: None)
+    ids = []
+    for change in ("", "deleted", "other photos"):
+        client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+        if change == "deleted":
+            client.delete_run(ids[-1])
+        if change == "other photos":
+            client.set_tag(ids[-1], "photos_sha256", "0" * 64)
+        with tracking.mlflow_tracker(run, index, params.train):
+            ids.append((run / tracking.RUN_ID).read_text())
+    assert len(set(ids)) == 3
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("the server is away")
+
+    monkeypatch.setattr(mlflow, "log_metrics", unreachable)
+    with tracking.mlflow_tracker(run, index, params.train) as log:
+        log({"epoch": 1.0, "loss": 0.5})
+    assert "warning: not logged to MLflow: the server is away" in capsys.readouterr().err

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_the_checkpoint_is_written_last(
     index: Path, params: Params, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     written = []
-    for name in ("write_atomically", "write_json"):
+    for name in ("save_torch", "write_atomically", "write_json"):
         monkeypatch.setattr(checkpoint, name, lambda path, content: written.append(path))
     training = new_training(params.train, Split(index, "train"))
     training.history = [{"epoch": 1.0, "validation_accuracy": 0.5, "photos_per_second": 1.0}]
@@ -193,7 +194,12 @@ def test_a_run_that_cannot_go_on_is_replaced_when_asked(
 
     short = dataclasses.replace(params.train, epochs=1, small_epochs=0)
     first = go(short)
-    assert go(short) == first  # nothing was left to do
+    listed = tmp_path / "list.csv"
+    listed.write_text(f"path\n{Split(index, 'train').photos[0].path}\n")
+    without = dataclasses.replace(short, excluded=str(listed))
+    second = go(without)
+    listed.write_text("path\n")
+    assert go(without) == first != second  # DVC sees that the list has changed
     assert go(dataclasses.replace(short, seed=2)) != first
 
 
@@ -208,6 +214,38 @@ def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_pat
     assert split.left_out == 1
     with pytest.raises(UsageError, match="not a CSV file with a column"):
         excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_a_list_of_excluded_photos_may_come_from_excel_or_have_names_that_are_not_utf_8(
+    params: Params, tmp_path: Path, encoding: str
+) -> None:
+    listed = tmp_path / "list.csv"
+    listed.write_bytes("path,why\ncat/m\u00fcde.jpg,drawn\n".encode(encoding))
+    (path,) = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
+    assert os.fsencode(path) == "cat/m\u00fcde.jpg".encode(encoding.removesuffix("-sig"))
+
+
+def test_a_run_is_not_resumed_with_other_steps_or_excluded_photos(
+    run: Path, index: Path, params: Params
+) -> None:
+    training = new_training(params.train, Split(index, "train"))
+    training.left_out = 3
+    with pytest.raises(UsageError, match="without 0 excluded photos, now there are 3; restore"):
+        checkpoint.load_checkpoint(run, training)
+    training.left_out = 0
+    training.schedule.total_steps += 1
+    with pytest.raises(UsageError, match="another number of processes; use as many"):
+        checkpoint.load_checkpoint(run, training)
+
+
+def test_a_schedule_whose_warm_up_is_one_step_can_begin(index: Path, params: Params) -> None:
+    split = Split(index, "train")
+    short = dataclasses.replace(params.train, epochs=10, batch_size=len(split), warmup_share=0.1)
+    training = new_training(short, split)
+    assert training.schedule.total_steps == 10
+    training.optimizer.step()
+    training.schedule.step()
 
 
 @pytest.mark.parametrize(("asked", "got"), [(0, 10**9), (20, 20), (5, 8), (10**8, 10**9)])
