@@ -10,7 +10,6 @@ adds one thing to the row above. Accuracy is measured on the validation photos, 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import json
@@ -23,6 +22,7 @@ from statistics import mean, stdev
 import torch
 import torch.nn.functional as F
 
+from benchmarks import command_line
 from training import markdown
 from training.augment import recompress
 from training.checkpoint import BEST
@@ -63,7 +63,7 @@ WHOLE = list(ROWS)[-1]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
     parser.add_argument("--teacher-stats", type=Path, default=Path("runs/teacher"))
     options = parser.parse_args()
@@ -148,4 +148,4 @@ validation, {spreads[1]} on degraded photos."""
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

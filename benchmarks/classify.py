@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks import command_line
 from benchmarks.gateway import Target
 from benchmarks.machine import processor
 from benchmarks.serving import PHOTO, wrk
@@ -29,6 +30,8 @@ PHOTOS, ROUNDS, SECONDS, AT_ONCE = 10_000, 3, 10, 16
 
 
 def main() -> None:
+    command_line.parser(__doc__).parse_args()
+    command_line.needs("wrk", "wrk")
     with temporary_server() as server, tempfile.TemporaryDirectory() as folder:
         for number in range(PHOTOS):
             Path(folder, f"{number:05}.jpg").symlink_to(PHOTO)
@@ -73,4 +76,4 @@ def classify(server: Server, folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, large_photo
@@ -62,6 +63,7 @@ DECODERS: dict[str, Callable[[bytes], np.ndarray]] = {
 
 
 def main() -> None:
+    command_line.parser(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = {}
     for name, data in photos().items():
@@ -123,4 +125,4 @@ def photos() -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -9,7 +9,6 @@ shifted ones. Writes drift.json and the tables in docs/monitoring.md.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from tqdm import tqdm
 
+from benchmarks import command_line
 from handler.drift_features import bin_of, drift_features
 from handler.predictor import Predictor
 from testing.repository import CARD
@@ -79,11 +79,11 @@ Seen = list[dict[str, Any]]  # of photos: drift features, "class_name" and the t
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
-    split = Split(parser.parse_args().index, "test")
+    options = parser.parse_args()
+    command_line.needs("promtool", "prometheus")
+    split = Split(options.index, "test")
     predictor = load_predictor(ROOT / "models/catsdogs.pt", CARD)
     seen = {name: see(predictor, split, change, name) for name, change in CHANGES.items()}
     result = {
@@ -172,4 +172,4 @@ def estimate_report(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -8,11 +8,9 @@ Linux; elsewhere that fault is skipped.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from testing import abuse
 from testing.corrupt import CORRUPTIONS, corrupt, spoil_loaded_model
 from testing.load import LATE, Load, is_whole
-from testing.servers import Server, new_server, started
+from testing.servers import Server, fill, new_server, small_disk, started
 from tools.server.management import Refused
 from training.archive import archive
 from training.files import write_json
@@ -39,9 +38,7 @@ SECONDS_TO_RECOVER = 150
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser(__doc__)
     possible = [name for name in FAULTS if is_possible(name)]
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(possible))
     names = parser.parse_args().names or possible
@@ -83,13 +80,8 @@ def prepared(fault: Callable[[Server], None], server: Server) -> Iterator[None]:
     if fault is not fill_temporary_folder:
         yield
         return
-    tmp = server.environment["TMPDIR"]
-    mount = ["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", tmp]
-    subprocess.run(mount, check=True, timeout=60)
-    try:
+    with small_disk(Path(server.environment["TMPDIR"]), 300):
         yield
-    finally:
-        subprocess.run(["umount", "-l", tmp], check=True, timeout=60)
 
 
 def seconds_until_whole(server: Server, since: float) -> float:
@@ -143,13 +135,7 @@ def freeze_all_workers(server: Server) -> None:
 
 def fill_temporary_folder(server: Server) -> None:
     """Fill it, and kill a worker, since the next one needs a socket there."""
-    with Path(server.environment["TMPDIR"], "full").open("wb") as file:
-        try:
-            while True:
-                file.write(bytes(2**20))
-                file.flush()
-        except OSError:
-            pass
+    fill(Path(server.environment["TMPDIR"]))
     server.workers()[0].kill()
     time.sleep(10)
 
@@ -257,4 +243,4 @@ def order(name: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -25,6 +25,7 @@ from statistics import mean
 import numpy as np
 import torch
 
+from benchmarks import command_line
 from training import markdown
 from training.checkpoint import BEST
 from training.dataset import Split, excluded_photos
@@ -59,7 +60,7 @@ ALONE = next(iter(ROWS))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
     parser.add_argument("--teacher-stats", type=Path, default=Path("runs/teacher"))
@@ -145,4 +146,4 @@ than the difference between two seeds of the same recipe."""
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 import requests
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.peers.servers import SERVERS, Peer
 from benchmarks.report import DOCUMENT
@@ -49,6 +50,8 @@ class Target:
 
 
 def main() -> None:
+    command_line.parser(__doc__).parse_args()
+    command_line.needs("wrk", "wrk")
     # All clients have the same address.
     with temporary_server(CATSDOGS_CLIENT_LIMIT="off") as server:
         result = measure(server)
@@ -144,4 +147,4 @@ def cell(figures: Figures | None, seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

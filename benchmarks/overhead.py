@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.peers.servers import DIRECT, REPOSITORY, Running, running
 from benchmarks.report import DOCUMENT
@@ -30,6 +31,8 @@ CLIENTS, SECONDS = 16, 20
 
 
 def main() -> None:
+    command_line.parser(__doc__).parse_args()
+    command_line.needs("wrk", "wrk")
     result = {"machine": processor(), "clients": CLIENTS, "milliseconds": measure()}
     write_json(RESULT, result)
     print(report(result))
@@ -80,4 +83,4 @@ def seconds(ours: Running) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

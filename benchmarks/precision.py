@@ -7,7 +7,6 @@ Writes precision.json, with an entry per machine, and their tables in docs/bench
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import openvino
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from handler.backend import Backend, load_backend
@@ -34,7 +34,7 @@ BATCH = 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--index", type=Path, default=Path("runs/index"))
     split = Split(parser.parse_args().index, "validation")
     pixels, labels = split.pixels[split.rows], np.array(split.labels)
@@ -100,4 +100,4 @@ def milliseconds(run: Backend, pixels: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

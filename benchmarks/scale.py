@@ -30,6 +30,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from handler.predictor import Predictor
 from training import markdown
@@ -212,7 +213,7 @@ TASKS: dict[str, Callable[[int, Path], float]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument(
         "--folder", type=Path, help="for 5 GB of synthetic files (default: temporary)"
     )
@@ -293,4 +294,4 @@ def duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

@@ -9,10 +9,8 @@ serving.json, the table and plot in docs/benchmarks.md, and the table in README.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from statistics import median
 
 from PIL import Image
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.peers.servers import OURS_NAME, SERVERS, Running, running
 from benchmarks.report import draw, table, write_report
@@ -40,17 +39,12 @@ PACKAGES = ("torch", "torchserve", "openvino", "pillow")
 Figures = dict[str, float]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> None:
+    parser = command_line.parser(__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--photo", type=Path, default=PHOTO)
     options = parser.parse_args()
-    if not shutil.which("wrk"):
-        print(
-            "error: wrk is missing; install it with `apt-get` or `brew install wrk`",
-            file=sys.stderr,
-        )
-        return 2
+    command_line.needs("wrk", "wrk")
     rounds, seconds = (1, 2) if options.quick else (3, 5)
     measured: dict[str, dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
     with tempfile.TemporaryDirectory() as folder:
@@ -65,7 +59,6 @@ def main() -> int:
                 write_report(result)
                 draw(result)
     print(table(summary(measured)))
-    return 0
 
 
 def one_round(photo: Path, large: Path, seconds: int):
@@ -140,4 +133,4 @@ def medians(rows: list[Figures]) -> Figures:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

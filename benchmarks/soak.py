@@ -9,12 +9,10 @@ docs/reliability.md.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import random
 import statistics
-import sys
 import threading
 import time
 from collections import Counter
@@ -26,6 +24,7 @@ from typing import Any
 import requests
 from tqdm import tqdm
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from testing.hostile import good_pictures, hostile_files, mutations
 from testing.servers import Server, temporary_server
@@ -44,7 +43,7 @@ Answer = tuple[int | None, str | None]  # status and label; (None, error) withou
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--requests", type=int, default=50_000)
     parser.add_argument("--mutations", action="store_true")
     options = parser.parse_args()
@@ -179,4 +178,4 @@ def summary(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.run(main)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.peers.servers import DIRECT, Peer, Running, running
 from benchmarks.report import DOCUMENT
@@ -50,6 +51,8 @@ Rows = dict[str, Row]
 
 
 def main() -> None:
+    command_line.parser(__doc__).parse_args()
+    command_line.needs("wrk", "wrk")
     result = {
         "machine": processor(), "seconds": SECONDS, "rounds": ROUNDS,
         "batches": batches(), "workers": workers(), **frontends(),
@@ -175,4 +178,4 @@ def cell(figures: Figures) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

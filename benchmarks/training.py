@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from benchmarks import command_line
 from benchmarks.machine import processor
 from training import markdown
 from training.augment import augment
@@ -70,7 +71,7 @@ ROWS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu", help="cuda, cuda:N or cpu (default: cpu)")
     parser.add_argument("--row", help=argparse.SUPPRESS)  # measure one row and print the result
@@ -247,4 +248,4 @@ def recipe_step(side: int) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)
