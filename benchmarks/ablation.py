@@ -10,12 +10,9 @@ adds one thing to the row above. Accuracy is measured on the validation photos, 
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import sys
-import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -23,16 +20,15 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import command_line
+from benchmarks.trained import trained
 from training import markdown
 from training.augment import recompress
-from training.checkpoint import BEST
 from training.dataset import Split, excluded_photos
 from training.devices import CPU, autocast
-from training.files import load_torch, write_json
+from training.files import write_json
 from training.inference import split_logits
-from training.model import SimpleCNN, load_network, normalise
+from training.model import SimpleCNN, normalise
 from training.params import TrainParams, load_params
-from training.train import train
 
 REPOSITORY = Path(__file__).parent.parent
 RESULT = Path(__file__).with_suffix(".json")
@@ -94,19 +90,7 @@ def run(index: Path, teacher_stats: Path, params: TrainParams) -> dict[str, floa
     split = Split(index, "train")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
     left_out = {split.photos[number].path for number in order[PHOTOS:]} | excluded_photos(params)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with (folder / "left-out.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["path"], *([path] for path in sorted(left_out))])
-        params = dataclasses.replace(params, excluded=str(folder / "left-out.csv"))
-        train(
-            index,
-            folder / "run",
-            params,
-            teacher_stats=teacher_stats,
-            tracker=nullcontext(lambda row: None),
-        )
-        network = load_network(load_torch(folder / "run" / BEST), len(split.classes))
+    network = trained(index, params, left_out, teacher_stats=teacher_stats)
     validation = Split(index, "validation")
     logits, labels = split_logits(network, validation, params)
     return {

@@ -44,8 +44,8 @@ MAX_MEGAPIXELS_JPEG = 51  # libjpeg shrinks while it decodes; sensors "of 50" ha
 MAX_MEGAPIXELS_CMYK = 36  # JPEG; a progressive one is stored whole, in 8 bytes per pixel (RGB: 6)
 MAX_SCANS = 32  # of a JPEG; encoders write 10, and each scan of a large one takes up to 55 ms
 # Limits of one decode, so that a hostile file only delays its batch. The largest accepted photos
-# need 290 megabytes (51 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190 (AVIF), 140
-# (GIF, HEIC) or 125 (PNG), and up to 1.1 seconds on a server's core.
+# need 290 megabytes (51 megapixels of progressive JPEG), 270 (TIFF), 250 (WebP), 190 (AVIF), 160
+# (HEIC), 140 (GIF) or 125 (PNG), and up to 1.1 seconds on a server's core.
 MAX_DECODE_MEGABYTES = 400
 MAX_DECODE_SECONDS = 3  # CPU time
 PNG_END = b"IEND\xaeB`\x82"

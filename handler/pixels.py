@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
 TOP_OF_12_BITS = 4095  # of 65,535
-_FACTORS = {"1": 255, "L;2": 85, "L;4": 17}  # by Pillow's name of a PNG's samples
+_FACTORS = {"L;2": 85, "L;4": 17}  # by Pillow's name of a PNG's samples
 
 
 class Samples(NamedTuple):
@@ -17,7 +17,7 @@ class Samples(NamedTuple):
     deep: bool  # 16 bits, of which Pillow keeps 8 per colour
     white_is_zero: bool  # grey that Pillow inverts only up to 8 bits
     unsigned: bool  # 32 bits, which Pillow reads as signed
-    factor: int  # from grey of 1, 2 or 4 bits to Pillow's 8
+    factor: int  # from grey of 2 or 4 bits to Pillow's 8
 
 
 def samples_of(photo: Image.Image) -> Samples:
@@ -52,7 +52,7 @@ def _grey_photo(photo: Image.Image, samples: Samples) -> Image.Image:
     grey = _grey(photo, samples.unsigned)
     whole = Image.fromarray(~grey if samples.white_is_zero else grey)
     if isinstance(level := photo.info.get("transparency"), int):
-        opaque = np.where(np.asarray(photo) == level, 0, 255).astype(np.uint8)
+        opaque = (np.asarray(photo) != level).astype(np.uint8) * np.uint8(255)
         whole.putalpha(Image.fromarray(opaque))
     return whole
 
@@ -60,7 +60,7 @@ def _grey_photo(photo: Image.Image, samples: Samples) -> Image.Image:
 def _with_key(photo: Image.Image, samples: Samples) -> Image.Image:
     """With the transparent colour of a PNG in 8 bits, like its pixels; Pillow keeps the file's."""
     key = photo.info.get("transparency")
-    if photo.mode in ("1", "L") and isinstance(key, int):
+    if photo.mode == "L" and isinstance(key, int):
         photo.info["transparency"] = key * samples.factor
     elif samples.deep and isinstance(key, tuple):
         photo.info["transparency"] = tuple(level >> 8 for level in key)

@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     again.add_argument(
         "--resume-or-replace",
         action="store_true",
-        help="continue it, or start again if parameters or photos have changed",
+        help="continue it, or start again if it is finished or parameters or photos have changed",
     )
     train.add_argument("--no-mlflow", action="store_true", help="don't log the run to MLflow")
     evaluate = add("evaluate", run_evaluate, "calibrate a run and measure it on the test split")

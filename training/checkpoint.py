@@ -32,6 +32,7 @@ CHECKPOINT = "checkpoint.pt"  # all state of the last finished epoch, for --resu
 BEST = "best.pt"  # half-precision state dict of the epoch with the highest validation accuracy
 RUN_FILE = "run.json"  # classes, index, parameters and the best epoch
 HISTORY = "history.csv"  # one row per epoch
+RUN_ID = "mlflow-run-id"  # so that a resumed run continues the same MLflow run
 CARD = "best.json"  # is released together with the best weights; `evaluate` writes it
 
 Log = Callable[[dict[str, float]], None]  # takes an epoch's row of the history
@@ -47,6 +48,7 @@ class Training:
     sources: dict[str, int]  # number of these photos per source
     left_out: int  # photos of that split whose paths `params.excluded` lists
     photos_sha256: str  # a run can't be resumed with other photos or splits
+    used_sha256: str  # of those that are not excluded
     model: SimpleCNN
     student_heads: nn.ModuleDict  # from the model's maps and embedding to the teacher's
     objective: nn.Module  # model and heads, as training calls them
@@ -70,6 +72,7 @@ def save_epoch(run: Path, training: Training) -> None:
         "sources": training.sources,
         "left_out": training.left_out,
         "photos_sha256": training.photos_sha256,
+        "used_sha256": training.used_sha256,
         "before": training.before,
     }
     photos = photos_in_epoch(training.photos, training.params.epoch_photos)
@@ -107,11 +110,10 @@ def load_checkpoint(run: Path, training: Training) -> None:
         raise UsageError(f"{path}: was made with other parameters; restore them or start a new run")
     if checkpoint["photos_sha256"] != training.photos_sha256:
         raise UsageError(f"{path}: was made with other photos; prepare them or start a new run")
-    left_out = checkpoint.get("left_out", training.left_out)  # earlier versions didn't count them
-    if left_out != training.left_out:
+    # Earlier versions didn't note it.
+    if checkpoint.get("used_sha256", training.used_sha256) != training.used_sha256:
         raise UsageError(
-            f"{path}: was made without {left_out} excluded photos, now there are "
-            f"{training.left_out}; restore the list or start a new run"
+            f"{path}: was made with another list of excluded photos; restore it or start a new run"
         )
     if checkpoint["schedule"]["total_steps"] != training.schedule.total_steps:
         raise UsageError(

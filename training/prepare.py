@@ -187,8 +187,14 @@ def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
 @contextmanager
 def readers() -> Iterator[Executor]:
     """A process for each core. Raises UsageError if one is killed."""
-    pool = ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor()
     try:
+        # Ctrl-C reaches them as well. They inherit that it is ignored.
+        heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            pool.submit(abs, 0).result()  # starts them
+        finally:
+            signal.signal(signal.SIGINT, heeded)
         yield pool
     except BrokenExecutor as error:
         raise UsageError(

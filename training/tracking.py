@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from mlflow.entities import LifecycleStage, Run
 
-from training.checkpoint import BEST, HISTORY, Log, read_run
+from training.checkpoint import BEST, HISTORY, RUN_ID, Log, read_run
 from training.dataset import Split
 from training.devices import CPU
 from training.files import UsageError, locked, one_line
@@ -41,7 +41,6 @@ EXPERIMENT = "cats-dogs-classification"
 MODEL = "catsdogs"  # in the registry
 CHAMPION = "champion"  # the alias of the version with the highest validation accuracy
 PHOTOS = "photos_sha256"  # a tag
-RUN_ID = "mlflow-run-id"  # so that a resumed run continues the same MLflow run
 MISTAKES = 20
 
 
@@ -73,19 +72,21 @@ def mlflow_tracker(
             tried(mlflow.log_metrics, metrics, step=int(row["epoch"]))
 
         yield log
-        if rows or known is None or known.info.status != "FINISHED":
-            tried(log_outcome, run, index, device)  # 160 MB, so not again for a finished run
-        status = "FINISHED"
+        is_known = not rows and known is not None and known.info.status == "FINISHED"
+        if is_known or tried(log_outcome, run, index, device):  # 160 MB, so only once
+            status = "FINISHED"
     finally:
         tried(mlflow.end_run, status)
 
 
-def tried(call: Callable[..., object], *arguments: Any, **named: Any) -> None:
-    """Call MLflow, and only warn if that fails: a training of hours doesn't depend on it."""
+def tried(call: Callable[..., object], *arguments: Any, **named: Any) -> bool:
+    """Call MLflow; whether it worked. Only warns if not: a training doesn't depend on it."""
     try:
         call(*arguments, **named)
     except Exception as error:  # from MLflow, its store, its server or the network
         print(f"warning: not logged to MLflow: {one_line(error)}", file=sys.stderr)
+        return False
+    return True
 
 
 def open_store(folder: Path) -> None:

@@ -14,8 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.checkpoint import CHECKPOINT, Log, Training, load_checkpoint, save_epoch
-from training.dataset import UNKNOWN, PixelLoader, Split, excluded_photos, photos_of_each
+from training.checkpoint import CHECKPOINT, RUN_ID, Log, Training, load_checkpoint, save_epoch
+from training.dataset import (
+    UNKNOWN,
+    PixelLoader,
+    Split,
+    excluded_photos,
+    photos_of_each,
+    photos_sha256,
+)
 from training.devices import CPU, data_parallel, keep_freed_memory, process_group, rank
 from training.epoch import Objective, steps_in_epoch, train_one_epoch
 from training.files import UsageError
@@ -76,6 +83,7 @@ def train(
         if not replace:
             raise
         training = started(params, training_split, device, start)
+        (run / RUN_ID).unlink(missing_ok=True)  # its curves are another run's
     run.mkdir(parents=True, exist_ok=True)
     loader = PixelLoader(training_split, device)
     with tracker if rank() == 0 else nullcontext() as log:
@@ -135,6 +143,7 @@ def new_training(params: TrainParams, split: Split, device: torch.device = CPU) 
         photos_of_each(split.sources),
         split.left_out,
         split.photos_sha256,
+        photos_sha256(split.photos),
         model,
         student_heads,
         data_parallel(Objective(model, student_heads, params)),

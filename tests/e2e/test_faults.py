@@ -69,25 +69,25 @@ def test_with_a_full_temporary_folder_photos_and_questions_are_answered(
     own_server: Server,
 ) -> None:
     folder = Path(own_server.environment["TMPDIR"])
-    try:
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+        try:
             stack.enter_context(small_disk(folder, 300))
-            own_server.start()
-            fill(folder)
-            for _ in range(3):
-                time.sleep(1.1)  # the answers of the last second are kept
-                for path in ("ready", "health", "model/info"):
-                    answer = requests.get(f"{own_server.address('gateway')}/{path}", timeout=30)
-                    assert answer.status_code == 200, path
-                    answer.json()
-            assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
-            metrics = f"{own_server.address('gateway_metrics')}/metrics"
-            assert "prediction_requests_total" in requests.get(metrics, timeout=30).text
-            own_server.workers()[0].kill()
-            wait_until_whole(own_server)
-            own_server.stop()
-    except subprocess.CalledProcessError:
-        pytest.skip("this root can't mount")
+        except subprocess.CalledProcessError:
+            pytest.skip("this root can't mount")
+        own_server.start()
+        stack.callback(own_server.stop)
+        fill(folder)
+        for _ in range(3):
+            time.sleep(1.1)  # the answers of the last second are kept
+            for path in ("ready", "health", "model/info"):
+                answer = requests.get(f"{own_server.address('gateway')}/{path}", timeout=30)
+                assert answer.status_code == 200, path
+                answer.json()
+        assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
+        metrics = f"{own_server.address('gateway_metrics')}/metrics"
+        assert "prediction_requests_total" in requests.get(metrics, timeout=30).text
+        own_server.workers()[0].kill()
+        wait_until_whole(own_server)
 
 
 @pytest.mark.slow

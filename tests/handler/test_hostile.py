@@ -42,6 +42,8 @@ from testing.hostile import (
     with_ispe,
     with_scans,
 )
+from testing.hostile.made import zeros
+from testing.hostile.png import png
 
 
 def answer(data: bytes) -> int:
@@ -177,6 +179,9 @@ LARGEST: dict[str, Callable[[], bytes]] = {
 }
 LARGEST_SLOW: dict[str, Callable[[], bytes]] = {
     "progressive JPEG in CMYK": lambda: flat("CMYK", 6_000, 6_000, "JPEG", progressive=True),
+    "PNG of 16 bits with a transparent level": lambda: png(
+        4_000, 4_000, zeros(33), depth=16, before=chunk(b"tRNS", b"\0\0")
+    ),
     "GIF": lambda: flat("P", 4_000, 4_000, "GIF", transparency=0),
     "AVIF": lambda: flat("RGBA", 4_000, 4_000, "AVIF", speed=10, subsampling="4:4:4"),
     "HEIC of a phone": lambda: heif_grid(15, 13, 5_712, 4_284),

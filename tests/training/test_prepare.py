@@ -249,18 +249,23 @@ def test_a_reader_that_is_killed_ends_the_command() -> None:
 
 
 def test_ctrl_c_is_no_traceback_of_the_readers(photos: Path, tmp_path: Path) -> None:
+    many = tmp_path / "many"
+    for label in ("cat", "dog"):
+        (many / label).mkdir(parents=True)
+        for number in range(5_000):  # more than are read before the signal
+            (many / label / f"{number}.jpg").symlink_to(photos / label / f"{number % 40}.jpg")
     command = [sys.executable, "-m", "training", "prepare", "--index", tmp_path / "index"]
     with subprocess.Popen(
-        [*command, "--data", photos], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
+        [*command, "--data", many], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     ) as process:  # fmt: skip
-        staging = tmp_path / "index.partial"
-        wait_until(lambda: staging.exists() or process.poll() is not None, 60)
+        pixels = tmp_path / "index.partial/photos.uint8"
+        wait_until(lambda: pixels.exists() and pixels.stat().st_size > 0, 60)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors
     assert errors.rstrip().endswith("interrupted")
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [many]
 
 
 def test_photos_never_pile_up_where_the_disk_is_slow() -> None:

@@ -225,7 +225,7 @@ def test_a_run_that_is_deleted_in_mlflow_or_had_other_photos_is_logged_anew_and_
     run = tmp_path / "runs/logged"
     run.mkdir(parents=True)
     monkeypatch.setattr(tracking, "log_outcome", lambda *_: None)
-    ids = []
+    ids: list[str] = []
     for change in ("", "deleted", "other photos"):
         client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
         if change == "deleted":
@@ -243,3 +243,21 @@ def test_a_run_that_is_deleted_in_mlflow_or_had_other_photos_is_logged_anew_and_
     with tracking.mlflow_tracker(run, index, params.train) as log:
         log({"epoch": 1.0, "loss": 0.5})
     assert "warning: not logged to MLflow: the server is away" in capsys.readouterr().err
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    assert client.get_run(ids[-1]).info.status == "FINISHED"
+
+    def broken(*_: object) -> None:
+        outcomes.append(1)
+        raise ConnectionError
+
+    outcomes: list[int] = []
+    monkeypatch.setattr(tracking, "log_outcome", broken)
+    for _ in range(2):  # the second resumes the run, and tries once more
+        (run / tracking.RUN_ID).unlink(missing_ok=not outcomes)
+        if outcomes:
+            (run / tracking.RUN_ID).write_text(ids[-1])
+        with tracking.mlflow_tracker(run, index, params.train):
+            ids.append((run / tracking.RUN_ID).read_text())
+    assert len(outcomes) == 2
+    assert ids[-1] == ids[-2]
+    assert client.get_run(ids[-1]).info.status == "FAILED"

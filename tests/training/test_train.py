@@ -229,11 +229,11 @@ def test_a_list_of_excluded_photos_may_come_from_excel_or_have_names_that_are_no
 def test_a_run_is_not_resumed_with_other_steps_or_excluded_photos(
     run: Path, index: Path, params: Params
 ) -> None:
-    training = new_training(params.train, Split(index, "train"))
-    training.left_out = 3
-    with pytest.raises(UsageError, match="without 0 excluded photos, now there are 3; restore"):
-        checkpoint.load_checkpoint(run, training)
-    training.left_out = 0
+    split = Split(index, "train")
+    without = Split(index, "train", {split.photos[0].path})
+    with pytest.raises(UsageError, match="another list of excluded photos; restore it"):
+        checkpoint.load_checkpoint(run, new_training(params.train, without))
+    training = new_training(params.train, split)
     training.schedule.total_steps += 1
     with pytest.raises(UsageError, match="another number of processes; use as many"):
         checkpoint.load_checkpoint(run, training)

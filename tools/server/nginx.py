@@ -297,7 +297,8 @@ def new_sub_folder(uploads: Path) -> tuple[Path, TextIO]:
     try:
         uploads.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in filter(Path.is_dir, uploads.glob(f"{OURS}*")):
-            with suppress(Held), hold(lock_of(left)):
+            # Another server may delete it at the same time.
+            with suppress(Held, FileNotFoundError), hold(lock_of(left)):
                 delete_uploads(left)
         folder = uploads / f"{OURS}{uuid4().hex[:8]}"
         lock = hold(lock_of(folder))  # first, or another start might delete the folder
@@ -315,7 +316,7 @@ def lock_of(folder: Path) -> Path:
 
 def delete_uploads(folder: Path) -> None:
     """Delete a folder of uploads, whose lock is held, and the lock."""
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # it may be gone
     lock_of(folder).unlink(missing_ok=True)
 
 

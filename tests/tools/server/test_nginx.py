@@ -10,8 +10,9 @@ import shutil
 import socket
 import subprocess
 import threading
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -87,6 +88,16 @@ def test_files_beside_the_uploads_are_not_ours_to_delete(tmp_path: Path) -> None
     nginx.delete_uploads(second)
     lock.close()
     assert not [path for path in tmp_path.iterdir() if second.name in path.name]
+
+
+def test_a_folder_of_uploads_that_is_gone_does_not_keep_the_servers_from_stopping(
+    tmp_path: Path,
+) -> None:
+    gateway = nginx.Gateway(None)
+    gateway.received, gateway.received_lock = nginx.new_sub_folder(tmp_path / "uploads")
+    shutil.rmtree(tmp_path / "uploads")
+    gateway.stop()
+    assert gateway.received_lock.closed
 
 
 def test_the_uploads_of_a_server_that_runs_are_left_alone(tmp_path: Path) -> None:
@@ -181,9 +192,11 @@ def test_a_photo_is_answered_even_if_torchserve_accepts_its_connection_late(tmp_
     (folder / "defaults/listen.conf").write_text(f"listen 127.0.0.1:{public};\n")
     settings = (folder / "defaults/settings.conf").read_text()
     (folder / "defaults/settings.conf").write_text(settings.replace("8080", str(torchserve)))
+    command = [str(nginx.nginx()), "-p", str(folder), "-c", "nginx.conf"]
     with (
         socket.create_server(("127.0.0.1", torchserve), backlog=0) as server,
-        subprocess.Popen([str(nginx.nginx()), "-p", str(folder), "-c", "nginx.conf"]) as process,
+        subprocess.Popen(command) as process,
+        closing(SimpleNamespace(close=process.terminate)),
     ):
         wait_until(lambda: listens(public), 20)
         with ExitStack() as full:
@@ -196,7 +209,6 @@ def test_a_photo_is_answered_even_if_torchserve_accepts_its_connection_late(tmp_
                     break
             threading.Timer(1.5, answer_all, [server]).start()
             asked = requests.put(f"http://127.0.0.1:{public}/predict", data=b"photo", timeout=30)
-        process.terminate()
     assert (asked.status_code, asked.text) == (200, "cat")
 
 
