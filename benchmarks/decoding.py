@@ -22,7 +22,7 @@ from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, large_photo
-from handler.photo import SIDE, decode_photo
+from handler.photo import SIDE, decode_photo, middle_of
 from training.files import write_json
 from training.markdown import table, write_between_marks
 
@@ -32,7 +32,8 @@ REPEATS = 9
 
 
 def resized(photo: Image.Image) -> np.ndarray:
-    return np.array(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0))
+    box = middle_of(photo.size)
+    return np.array(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
 
 
 def without_draft(data: bytes) -> np.ndarray:
@@ -50,7 +51,9 @@ def by_torchvision(data: bytes) -> np.ndarray:
     from torchvision.io import ImageReadMode, decode_jpeg
 
     pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-    small = F.interpolate(pixels[None].float(), (SIDE, SIDE), mode="bilinear", antialias=True)
+    left, top, right, bottom = map(round, middle_of((pixels.shape[2], pixels.shape[1])))
+    seen = pixels[None, :, top:bottom, left:right].float()
+    small = F.interpolate(seen, (SIDE, SIDE), mode="bilinear", antialias=True)
     return small[0].permute(1, 2, 0).round().byte().numpy()
 
 

@@ -145,12 +145,13 @@ def ask(server: Server, data: bytes, session: requests.Session | None = None) ->
 def holdings(server: Server) -> dict[str, float]:
     """Resident memory (MB), open files, temporary files and size of the logs (MB)."""
     workers = server.workers()
-    frontend, gateway = server.process("java"), server.process("nginx")
+    frontend, nginx = server.process("java"), server.process("nginx")
+    gateway = [nginx, *nginx.children()]
     held = {f"worker {n}, MB": w.memory_info().rss / 1e6 for n, w in enumerate(workers, 1)}
     held |= {
         "frontend, MB": frontend.memory_info().rss / 1e6,
-        "gateway, MB": gateway.memory_info().rss / 1e6,
-        "open files": sum(p.num_fds() for p in [frontend, gateway, *workers]),
+        "gateway, MB": sum(process.memory_info().rss for process in gateway) / 1e6,
+        "open files": sum(p.num_fds() for p in [frontend, *gateway, *workers]),
         "temporary files": len(list(Path(server.environment["TMPDIR"]).rglob("*"))),
         "logs, MB": sum(f.stat().st_size for f in (server.folder / "logs").iterdir()) / 1e6,
     }
