@@ -173,6 +173,7 @@ class NoPhotos:
     photos_sha256 = ""
     left_out = 0
     sources: tuple[str, ...] = ()
+    photos: tuple[Photo, ...] = ()
 
     def __len__(self) -> int:
         return BATCH
