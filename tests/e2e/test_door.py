@@ -58,7 +58,7 @@ def send(url: str, body: bytes, kind: str) -> requests.Response:
 
 
 def uploads(server: Server) -> list[Path]:
-    return [path for path in (server.folder / "logs/uploads").rglob("*") if path.is_file()]
+    return list((server.folder / "logs/uploads").glob("*/*"))
 
 
 def memory(server: Server, name: str) -> int:
