@@ -187,9 +187,10 @@ def _keep_split(photos: list[Photo], pixels: Path) -> list[Photo]:
 @contextmanager
 def readers() -> Iterator[Executor]:
     """A process for each core. Raises UsageError if one is killed."""
-    pool = ProcessPoolExecutor()
+    pool = ProcessPoolExecutor(initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
-        # Ctrl-C reaches them as well. They inherit that it is ignored.
+        # Ctrl-C reaches them as well. Where they are forked, all start here and inherit that it is
+        # ignored, or it could come before the initializer.
         heeded = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             pool.submit(abs, 0).result()  # starts them
