@@ -22,7 +22,7 @@ from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from benchmarks.serving import PHOTO, large_photo
-from handler.photo import SIDE, decode_photo, middle_of
+from handler.photo import SIDE, decode_photo, middle_of, resized
 from training.files import write_json
 from training.markdown import table, write_between_marks
 
@@ -31,20 +31,15 @@ MARK = "decoding, written by `python -m benchmarks.decoding`"
 REPEATS = 9
 
 
-def resized(photo: Image.Image) -> np.ndarray:
-    box = middle_of(photo.size)
-    return np.array(photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2.0))
-
-
 def without_draft(data: bytes) -> np.ndarray:
-    return resized(Image.open(io.BytesIO(data)).convert("RGB"))
+    return np.array(resized(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def by_simplejpeg(data: bytes) -> np.ndarray:
     import simplejpeg  # only needed to measure, not to report
 
     pixels = simplejpeg.decode_jpeg(data, min_height=2 * SIDE, min_width=2 * SIDE, min_factor=1)
-    return resized(Image.fromarray(pixels))
+    return np.array(resized(Image.fromarray(pixels)))
 
 
 def by_torchvision(data: bytes) -> np.ndarray:

@@ -212,15 +212,22 @@ def _decode_once(data: bytes, end: float) -> DecodedPhoto:
         # Not before load(): Pillow would decode a PNG to search for EXIF data after its pixels.
         to_turn = _orientation(photo)
         photo = to_rgb_or_rgba(photo, samples)
-        # Stretched to a square, like most training photos. Uncropped, a phone's 9:20 would become
-        # twice as slim as those.
-        box = middle_of(photo.size)
-        photo = photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
+        photo = resized(photo)
         if photo.mode == "RGBA":
             white = Image.new("RGBA", photo.size, "white")
             photo = Image.alpha_composite(white, photo).convert("RGB")
         upright = photo if to_turn == 1 else photo.transpose(_UPRIGHT[to_turn])
         return DecodedPhoto(np.array(upright), size, turned if to_turn == 1 else to_turn)
+
+
+def resized(photo: Image.Image) -> Image.Image:
+    """The middle of a photo in 224 x 224 pixels.
+
+    Stretched to a square, like most training photos. Uncropped, a phone's 9:20 would become twice
+    as slim as those.
+    """
+    box = middle_of(photo.size)
+    return photo.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2.0)
 
 
 def middle_of(size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
 
-from handler.photo import SIDE, middle_of
+from handler.photo import SIDE, resized
 from handler.predictor import Predictor
 from training.checkpoint import CHECKPOINT
 from training.dataset import FOREIGN, Split
@@ -205,6 +205,4 @@ def texture(random: np.random.Generator) -> Image.Image:
 
 def squashed(picture: Image.Image) -> np.ndarray:
     """uint8 (224, 224, 3), cropped and resized as `decode_photo` does it."""
-    box = middle_of(picture.size)
-    whole = picture.convert("RGB")
-    return np.asarray(whole.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box, reducing_gap=2))
+    return np.asarray(resized(picture.convert("RGB")))
