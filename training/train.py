@@ -83,7 +83,8 @@ def train(
         if not replace:
             raise
         training = started(params, training_split, device, start)
-        (run / RUN_ID).unlink(missing_ok=True)  # its curves are another run's
+        if rank() == 0:  # which writes the new one
+            (run / RUN_ID).unlink(missing_ok=True)  # its curves are another run's
     run.mkdir(parents=True, exist_ok=True)
     loader = PixelLoader(training_split, device)
     with tracker if rank() == 0 else nullcontext() as log:
