@@ -113,6 +113,13 @@ class Server:
         assert not alive, stopped.stderr
 
 
+def listens(port: int) -> bool:
+    """Whether a server on this machine accepts connections at `port`."""
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 @contextmanager
 def small_disk(folder: Path, megabytes: int) -> Iterator[None]:
     """Mount a file system of its own in `folder`, which takes root on Linux."""

@@ -9,11 +9,12 @@ import pytest
 
 from tests.tools import program as programs
 
+program = programs.load("serve")
+
 
 def test_a_launcher_that_neither_ends_nor_is_ready_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    program = programs.load("serve")
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)\n")
     for name, value in {
         "__file__": str(tmp_path / "hangs.py"), "SECONDS_TO_START": 1, "SECONDS_TO_STOP": 1,
@@ -53,9 +54,6 @@ class Full:
 
     def last_lines(self) -> list[str]:
         return []
-
-
-program = programs.load("serve")
 
 
 def test_a_reload_that_fails_stops_nothing_and_the_next_is_heeded(

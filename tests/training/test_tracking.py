@@ -4,18 +4,16 @@ import dataclasses
 import multiprocessing
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from testing.servers import free_ports, wait_until
+from testing.servers import free_ports, listens, wait_until
 from training.checkpoint import BEST
 from training.dataset import Split
 from training.files import UsageError
@@ -117,12 +115,6 @@ def test_a_server_keeps_the_files_of_its_runs(
         log.close()
     assert [path.read_text() for path in (tmp_path / "kept").rglob("note.txt")] == ["text"]
     assert not (tmp_path / "own").exists()
-
-
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
 
 
 @pytest.mark.slow
@@ -252,10 +244,8 @@ def test_a_run_that_is_deleted_in_mlflow_or_had_other_photos_is_logged_anew_and_
 
     outcomes: list[int] = []
     monkeypatch.setattr(tracking, "log_outcome", broken)
+    (run / tracking.RUN_ID).unlink()
     for _ in range(2):  # the second resumes the run, and tries once more
-        (run / tracking.RUN_ID).unlink(missing_ok=not outcomes)
-        if outcomes:
-            (run / tracking.RUN_ID).write_text(ids[-1])
         with tracking.mlflow_tracker(run, index, params.train):
             ids.append((run / tracking.RUN_ID).read_text())
     assert len(outcomes) == 2

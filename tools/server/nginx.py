@@ -49,9 +49,7 @@ LOG_BYTES, OLD_LOGS = 20 * 2**20, 3  # size at which gateway.log is rotated, and
 ERROR = re.compile(r"\S+ \S+ \[(\w+)\] [\d#]+: (?:\*\d+ )?(.*?)(?:, client: .*)?$")
 SECONDS_FOR_VERSION = 30  # of `nginx -v`
 EMPTY = "# Nothing.\n"
-OURS = (
-    "catsdogs-upload-"  # begins the names of our folders in that of uploads, which may have others
-)
+OURS = "catsdogs-upload-"  # begins our folders' names in that of uploads, which may have others
 FALLBACK = "error_page 404 410 500 502 503 507 = @default_version;\n"  # if the canary fails
 
 

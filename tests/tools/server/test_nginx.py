@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from testing.repository import REPOSITORY
-from testing.servers import free_ports, wait_until
+from testing.servers import free_ports, listens, wait_until
 from tools.server import nginx
 
 
@@ -220,9 +220,3 @@ def answer_all(server: socket.socket) -> None:
                 client.settimeout(0.5)
                 if client.recv(2**16):  # not those that only took the room
                     client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\ncat")
-
-
-def listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-        return True
-    return False
