@@ -20,6 +20,7 @@ from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.report import DOCUMENT
 from handler.backend import Backend, load_backend
+from testing.repository import VERSION
 from training import markdown
 from training.dataset import Split
 from training.files import write_json
@@ -52,7 +53,11 @@ def main() -> None:
         ]
         print(name, *rows[name])
     machines = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    machines[processor()] = {"photos": len(labels), "rows": rows}
+    machines.pop(processor(), None)
+    machines = {
+        processor(): {"release": VERSION, "photos": len(labels), "rows": rows},
+        **machines,
+    }
     write_json(RESULT, machines)
     markdown.write_between_marks(DOCUMENT, MARK, report(machines))
 
@@ -61,7 +66,7 @@ def report(machines: dict[str, dict[str, Any]]) -> str:
     return "\n\n".join(table(machine, **figures) for machine, figures in machines.items())
 
 
-def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:
+def table(machine: str, release: str, photos: int, rows: dict[str, list[str]]) -> str:
     head = [
         "",
         "ms, 1 photo",
@@ -70,7 +75,10 @@ def table(machine: str, photos: int, rows: dict[str, list[str]]) -> str:
         "mean / largest distance",
     ]
     text = markdown.table(head, [[name, *row] for name, row in rows.items()])
-    note = f"Minimum of {REPEATS} runs on one of {machine}; {photos:,} validation photos."
+    note = (
+        f"Release {release}, minimum of {REPEATS} runs on one of {machine}; {photos:,} validation "
+        "photos."
+    )
     return f"{note}\n\n{text}"
 
 

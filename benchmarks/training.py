@@ -94,7 +94,8 @@ def main() -> None:
 
 def report(where: str, speeds: dict[str, float]) -> None:
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    results[where] = speeds
+    results.pop(where, None)
+    results = {where: speeds, **results}
     write_json(RESULT, results)
     markdown.write_between_marks(DOCUMENT, MARK, table(results))
     print(table({where: speeds}))
