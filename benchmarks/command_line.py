@@ -27,10 +27,10 @@ def needs(program: str, package: str) -> None:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main` and exit; a UsageError and Ctrl-C end without a traceback."""
+    """Call `main` and exit; usage and system errors and Ctrl-C end without a traceback."""
     try:
         sys.exit(main())
-    except UsageError as error:
+    except (OSError, UsageError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

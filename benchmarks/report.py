@@ -25,10 +25,14 @@ def write_report(result: dict[str, Any]) -> None:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
     rounds = "1 round" if result["rounds"] == 1 else f"{result['rounds']} rounds"
     text = f"""\
-Medians of {rounds} on {result["machine"]}; {versions}. Brackets show the lowest
-and highest photos/s of the rounds.
+Medians of {rounds} on {result["machine"]}; {versions}. Throughput in photos/s;
+brackets show the lowest and highest of the rounds. "12 MP" is 12-megapixel photos from 4 clients.
 
-{table(result)}
+{throughput_table(result)}
+
+Latency of small photos at 1 and at 16 clients, errors of all loads, memory, and start-up time:
+
+{latency_table(result)}
 
 {ratios(result)}"""
     markdown.write_between_marks(DOCUMENT, MARK, markdown.wrapped(text))
@@ -40,36 +44,42 @@ def about(result: dict[str, Any]) -> str:
     return f"{ratios(result)} Measured on {result['machine']}."
 
 
-def table(result: dict[str, Any]) -> str:
-    """A row per server: photos/s at each number of clients, latency, memory, start-up time."""
+def throughput_table(result: dict[str, Any]) -> str:
+    """Photos/s at each load, with their range; without a server all loads are alike."""
     loads = [load for load in result["peers"][result["ours"]] if load.isdigit()]
-    head = [f"photos/s at {load} client{'s' * (load != '1')}" for load in loads]
-    head += ["p50 at 1", "p50 / p95 / p99 at 16", "12 MP photos/s", "errors", "MB", "s to ready"]
-    rows = [[name, *cells(row, loads)] for name, row in result["peers"].items()]
-    return markdown.table(["", *head], rows)
+    head = [f"{load} client{'s' * (load != '1')}" for load in loads]
+    rows = [
+        [
+            name,
+            *(speed(row[load if load in row else "1"]) for load in loads),
+            f"{row['12 MP']['photos_per_second']:.1f}",
+        ]
+        for name, row in result["peers"].items()
+    ]
+    return markdown.table(["", *head, "12 MP"], rows)
 
 
-def cells(row: dict[str, dict[str, float]], loads: list[str]) -> list[str]:
-    if "16" not in row:  # without a server there is only throughput
-        whole = f"{row['1']['photos_per_second']:.0f}"
-        large = f"{row['12 MP']['photos_per_second']:.1f}"
-        return [*[whole] * len(loads), "", "", large, "", "", ""]
-    speeds = [
-        f"{row[load]['photos_per_second']:.0f} "
-        f"({row[load]['lowest']:.0f}–{row[load]['highest']:.0f})"
-        for load in loads
+def speed(measured: dict[str, float]) -> str:
+    median, lowest, highest = (measured[key] for key in ("photos_per_second", "lowest", "highest"))
+    return f"{median:.0f} ({lowest:.0f}–{highest:.0f})"
+
+
+def latency_table(result: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{row['1']['p50']:.1f} ms",
+            *(f"{row['16'][quantile]:.0f} ms" for quantile in ("p50", "p95", "p99")),
+            f"{sum(load['errors'] for load in row.values() if 'errors' in load):.0f}",
+            f"{row['memory']['megabytes']:.0f}",
+            f"{row['start']['seconds']:.1f}",
+        ]
+        for name, row in result["peers"].items()
+        if name != result["limit"]
     ]
-    at_16 = row["16"]
-    errors = sum(row[load]["errors"] for load in (*loads, "12 MP"))
-    return [
-        *speeds,
-        f"{row['1']['p50']:.1f} ms",
-        f"{at_16['p50']:.0f} / {at_16['p95']:.0f} / {at_16['p99']:.0f} ms",
-        f"{row['12 MP']['photos_per_second']:.1f}",
-        f"{errors:.0f}",
-        f"{row['memory']['megabytes']:.0f}",
-        f"{row['start']['seconds']:.1f}",
-    ]
+    return markdown.table(
+        ["", "p50 at 1", "p50 at 16", "p95 at 16", "p99 at 16", "errors", "MB", "s to ready"], rows
+    )
 
 
 def ratios(result: dict[str, Any]) -> str:
@@ -122,6 +132,7 @@ def draw(result: dict[str, Any]) -> None:
     left.set_xticks([int(load) for load in loads], loads)
     left.minorticks_off()
     right.set(yscale="log", xlabel="throughput, photos/s", ylabel="median latency, ms")
+    right.yaxis.set_major_formatter("{x:g}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)

@@ -219,6 +219,8 @@ def main() -> None:
     )
     parser.add_argument("--task", nargs=2, metavar=("NAME", "PHOTOS"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         if options.task:
             task, photos = options.task

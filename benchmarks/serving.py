@@ -24,7 +24,7 @@ from PIL import Image
 from benchmarks import command_line
 from benchmarks.machine import processor
 from benchmarks.peers.servers import OURS_NAME, SERVERS, Running, running
-from benchmarks.report import draw, table, write_report
+from benchmarks.report import draw, latency_table, throughput_table, write_report
 from training.files import write_json
 
 REPOSITORY = Path(__file__).parent.parent
@@ -58,7 +58,8 @@ def main() -> None:
                 write_json(RESULT, result)
                 write_report(result)
                 draw(result)
-    print(table(summary(measured)))
+    result = summary(measured)
+    print(throughput_table(result), latency_table(result), sep="\n\n")
 
 
 def one_round(photo: Path, large: Path, seconds: int):

@@ -21,13 +21,13 @@ from testing.servers import Server, wait_until
 from tools.server.management import Management, Refused
 
 CAT = (REPOSITORY / "tests/pictures/cat.jpg").read_bytes()
-# The gateway waits 2 s for a place, 1 s for a connection and 20 s for an answer.
-DEADLINE = 23
+# The gateway waits 5 s for a connection and 20 s for an answer (gateway/photo.conf).
+DEADLINE = 25
 # Errors of a client whose connection was not accepted.
 REFUSED = (
     "ConnectionRefusedError", "ConnectionResetError", "RemoteDisconnected", "BrokenPipeError",
 )  # fmt: skip
-LATE = DEADLINE + 5  # margin for a busy machine
+LATE = DEADLINE + 3  # margin for a busy machine
 
 
 @dataclass(frozen=True)

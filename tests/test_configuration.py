@@ -13,6 +13,7 @@ import yaml
 
 from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_HEIF, MAX_MEGAPIXELS_JPEG, SIDE
 from handler.upload_folder import MAX_UPLOAD_BYTES
+from testing.load import DEADLINE
 from testing.repository import REPOSITORY
 
 
@@ -48,6 +49,10 @@ def test_limits_are_the_same_at_every_door() -> None:
     (answer,) = gateway(r"proxy_read_timeout (\d+)s")
     assert gateway(r"no answer within (\d+) s") == [answer]
     assert answer < model["responseTimeout"]
+    (connection,) = gateway(r"proxy_connect_timeout (\d+)s")
+    assert connection + answer == DEADLINE
+    reliability = (REPOSITORY / "docs/reliability.md").read_text()
+    assert f"within {DEADLINE} s of its last byte**: {connection} s to connect" in reliability
     (pause,) = gateway(r"client_body_timeout (\d+)s")
     assert f"pauses for {pause} s" in readme
 

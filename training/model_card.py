@@ -101,7 +101,7 @@ def data(card: dict[str, Any]) -> str:
     )
     return f"""## Data
 
-{params["data"]["about"]}
+{params["data"]["about"]}{" Their sources are listed [below](#photos)." if photos(card) else ""}
 
 The training split has {training["photos"]:,} photos. The validation split
 ({validation["photos"]:,} photos) was used to choose epoch, temperature and threshold. The
@@ -307,4 +307,5 @@ same, {where} has the digest `{card["training"]["photos_sha256"][:16]}…`. Metr
 the spread over seeds that [training.md](training.md) gives."""
 
 
-SECTIONS = (head, data, photos, procedure, measured, parts, same_answers, limits, reproduce)
+# The sources come last: they are most of the card.
+SECTIONS = (head, data, procedure, measured, parts, same_answers, limits, reproduce, photos)

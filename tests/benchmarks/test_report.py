@@ -32,7 +32,9 @@ def between(path: Path, mark: str) -> str:
 
 def test_the_table_of_servers_is_the_measured_one() -> None:
     result = json.loads((REPOSITORY / "benchmarks/serving.json").read_text())
-    assert report.table(result) in between(report.DOCUMENT, report.MARK)
+    document = between(report.DOCUMENT, report.MARK)
+    assert report.throughput_table(result) in document
+    assert report.latency_table(result) in document
     assert wrapped(report.about(result)) == between(report.README, report.README_MARK)
 
 
