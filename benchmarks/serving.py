@@ -53,12 +53,11 @@ def main() -> None:
             for name, load, figures in one_round(options.photo, large, seconds):
                 measured[name][load].append(figures)
                 print(f"round {number + 1}  {name:28} {load:>6}  {figures}", file=sys.stderr)
+            result = summary(measured)
             if not options.quick:  # after each round, so that an interrupted run keeps its results
-                result = summary(measured)
                 write_json(RESULT, result)
                 write_report(result)
                 draw(result)
-    result = summary(measured)
     print(throughput_table(result), latency_table(result), sep="\n\n")
 
 
