@@ -25,8 +25,9 @@ def main() -> int:
 
 
 def table() -> str:
-    rows = [f"| `{name}` | {default} | {words} |" for name, default, words in values()]
-    return "\n".join(["| value | default | what |", "|---|---|---|", *rows])
+    # Two columns, since names and defaults alone are nearly as wide as a page.
+    rows = [f"| `{name}` | {'. '.join(filter(None, rest))} |" for name, *rest in values()]
+    return "\n".join(["| value | default and meaning |", "|---|---|", *rows])
 
 
 def values() -> Iterator[tuple[str, str, str]]:
