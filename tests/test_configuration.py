@@ -47,7 +47,6 @@ def test_limits_are_the_same_at_every_door() -> None:
     assert sum(gateway(r"limit_conn (?:large|small) (\d+)")) < int(jobs[0])
     # The gateway gives a request up before TorchServe ends the worker that has it.
     (answer,) = gateway(r"proxy_read_timeout (\d+)s")
-    assert gateway(r"no answer within (\d+) s") == [answer]
     assert answer < model["responseTimeout"]
     (connection,) = gateway(r"proxy_connect_timeout (\d+)s")
     assert connection + answer == DEADLINE

@@ -48,7 +48,7 @@ def test_an_answered_photo_has_a_line_that_is_json_alone(server: Server) -> None
     assert 0 < line.pop("milliseconds") < 30_000
     assert line == {
         "request_id": request, "photo": 1, "status": 200, "bytes": len(CAT), "pixels": "451x300",
-        **{name: response.json()[name] for name in ("label", "confidence")},
+        **{name: response.json()[name] for name in ("label", "confidence", "certain")},
     }  # fmt: skip
 
 
@@ -110,35 +110,40 @@ def test_photos_and_what_their_senders_call_them_are_in_no_log(server: Server) -
             assert word not in content, path
 
 
-def gateway_line(server: Server, path: str) -> dict[str, Any]:
+def gateway_line(server: Server, request: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
-        return [line for line in server.lines("gateway.log") if path in line["path"]]
+        return [line for line in server.lines("gateway.log") if request == line["request_id"]]
 
     wait_until(found)
     return found()[-1]
 
 
 def test_the_gateway_tells_what_was_asked_and_nothing_of_the_client(server: Server) -> None:
-    path = f"/nothing-{uuid.uuid4()}"
-    requests.get(server.address("gateway") + path, timeout=30)
-    line = gateway_line(server, path)
-    assert line["status"] == 404
+    url = f"{server.address('gateway')}/model/info?name=private"
+    response = requests.get(url, timeout=30)
+    line = gateway_line(server, response.headers["X-Request-Id"])
+    assert line["status"] == 200
     assert 0 <= line["seconds"] < 30
-    assert (line["method"], line["path"]) == ("GET", path)
+    assert (line["method"], line["path"]) == ("GET", "/model/info")
     assert line.keys() == GATEWAY_KEYS
 
 
-@pytest.mark.parametrize("given", ["", "known-id"])
-def test_the_gateways_line_has_the_id_of_the_answer_and_no_query(
-    server: Server, given: str
+@pytest.mark.parametrize("method", ["DELETE", "PATCH", "PUT"])
+def test_of_an_error_too_the_gateway_logs_the_clients_own_method(
+    server: Server, method: str
 ) -> None:
-    path = f"/nothing-{uuid.uuid4()}"
-    headers = {"X-Request-Id": given} if given else {}
-    url = f"{server.address('gateway')}{path}?name=private"
-    response = requests.get(url, headers=headers, timeout=30)
-    line = gateway_line(server, path)
-    assert line["request_id"] == response.headers["X-Request-Id"]
-    assert line["path"] == path
+    url = f"{server.address('gateway')}/ready"
+    response = requests.request(method, url, data=b"x", timeout=30)
+    assert response.status_code == 405
+    assert gateway_line(server, response.headers["X-Request-Id"])["method"] == method
+
+
+def test_an_unknown_path_which_may_be_a_files_name_is_not_logged(server: Server) -> None:
+    # As `curl -T private-cat.jpg .../predict/` asks.
+    url = f"{server.address('gateway')}/predict/private-cat-{uuid.uuid4()}.jpg"
+    response = requests.put(url, data=CAT, timeout=30)
+    assert response.status_code == 404
+    assert gateway_line(server, response.headers["X-Request-Id"])["path"] == "other"
 
 
 @pytest.mark.parametrize("given", ["", "known-id"])

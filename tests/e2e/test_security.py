@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import shutil
+import time
 from urllib.parse import urlsplit
 
 import pytest
@@ -150,3 +152,22 @@ def test_a_container_takes_the_model_api_away(own_server: Server) -> None:
             change()
         assert refused.value.status == 405
     assert requests.put(own_server.predictions, data=CAT, timeout=30).status_code == 200
+
+
+@pytest.mark.parametrize("query", ["?x", "?customized=false", f"?{'a' * 5000}", "?name[]=none"])
+def test_a_query_changes_no_status_answer_for_anybody(server: Server, query: str) -> None:
+    """The cached answers are everybody's, and the watcher's metrics are not public."""
+    for path in ("/ready", "/health", "/model/info"):
+        for asked in (query, ""):
+            status, kind, body = ask(server, "GET", path + asked)
+            assert (status, kind) == (200, "application/json"), path
+            assert b"gateway_requests_total" not in body
+            if path == "/model/info":
+                assert json.loads(body)[0]["customizedMetadata"]["classes"]
+        time.sleep(1.1)  # past the cache
+    metrics = server.address("gateway_metrics")
+    for path in ("/ready", "/metrics", "/metrics/gateway", "/metrics/workers"):
+        plain, queried = (requests.get(f"{metrics}{path}{end}", timeout=30) for end in ("", query))
+        assert queried.status_code == 200
+        names = [set(re.findall(r"^\w+", answer.text, re.M)) for answer in (plain, queried)]
+        assert names[0] <= names[1]

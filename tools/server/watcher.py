@@ -116,8 +116,10 @@ class Watcher:
                     is_full = free_bytes(folder) < largest
                     status, body = NO_ROOM if is_full else probe.ready()
                     self.answer(status, "application/json", body)
-                else:
+                elif self.path == "/metrics":
                     self.answer(200, "text/plain; version=0.0.4", generate_latest(registry))
+                else:
+                    self.answer(404, "text/plain", b"")
 
             def answer(self, status: int, kind: str, body: bytes) -> None:
                 with suppress(ConnectionError):  # the client disconnected
