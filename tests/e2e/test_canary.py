@@ -19,7 +19,7 @@ from testing.servers import Server, wait_until
 def serve_canary(server: Server, percent: str = "25") -> str:
     """The gateway's address."""
     server.environment |= {"CATSDOGS_CANARY": percent, "CATSDOGS_CANARY_VERSION": "3.0"}
-    assert "catsdogs 3.0 is served by 1 workers" in server.start()
+    assert "catsdogs 3.0 is served by 1 worker" in server.start()
     return server.address("gateway")
 
 

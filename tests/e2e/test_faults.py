@@ -263,3 +263,16 @@ def test_photos_get_a_503_while_the_model_is_unregistered(
         own_server.management.register("catsdogs.mar")
         load.wait_for(20, since=time.monotonic())
     assert set(failures(load)) <= {503, 504}
+
+
+@pytest.mark.slow
+def test_after_a_kill_of_the_gateway_nothing_of_it_keeps_its_ports(own_server: Server) -> None:
+    own_server.start()
+    launcher = own_server.launcher()
+    for process in own_server.processes():
+        if process.name().startswith("nginx") and process.ppid() == launcher.pid:
+            process.kill()
+    launcher.wait(30)
+    console = (own_server.folder / "logs/console.log").read_text()
+    assert "the gateway ended (killed by SIGKILL" in console
+    own_server.start()  # its ports are free

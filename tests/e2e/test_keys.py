@@ -39,11 +39,39 @@ def test_only_who_has_one_of_the_keys_is_answered(own_server: Server, guarded: s
     assert requests.get(f"{guarded}/ready", timeout=30).status_code == 200
     known = own_server.process("java").environ().values()
     assert not [value for value in known if any(key in value for key in KEYS)]
-    for key, code, words in (("x" * 32, 2, "answers 401"), (KEYS[1], 0, "confidence")):
+    for key, code, words in (
+        ("x" * 32, 2, "needs an API key; set CATSDOGS_API_KEY"),
+        (KEYS[1], 0, "confidence"),
+    ):
         own_server.environment["CATSDOGS_API_KEY"] = key
         asked = own_server.run(sys.executable, REPOSITORY / "tools/classify", PICTURE)
         assert asked.returncode == code
         assert words in asked.stdout + asked.stderr
+
+
+@pytest.mark.slow
+def test_a_key_for_clients_alone_protects_nothing_and_the_start_says_so(own_server: Server) -> None:
+    own_server.environment["CATSDOGS_API_KEY"] = KEYS[0]
+    assert "warning: CATSDOGS_API_KEY is for clients" in own_server.serve("--detach").stdout
+
+
+@pytest.mark.slow
+def test_a_restart_without_the_keys_of_before_says_so(own_server: Server) -> None:
+    own_server.environment["CATSDOGS_API_KEYS"] = KEYS[0]
+    own_server.start()
+    own_server.stop()
+    del own_server.environment["CATSDOGS_API_KEYS"]
+    words = "warning: the last server was started with CATSDOGS_API_KEYS, this one is not"
+    assert words in own_server.serve("--detach").stdout
+
+
+def test_a_variable_with_a_mistyped_name_is_refused(own_server: Server) -> None:
+    own_server.environment["CATSDOGS_API_KEYES"] = KEYS[0]
+    started = own_server.serve("--detach")
+    assert started.returncode == 2
+    assert started.stderr == (
+        "error: CATSDOGS_API_KEYES is unknown; set CATSDOGS_API_KEYS, or unset it\n"
+    )
 
 
 def test_an_empty_key_opens_nothing(own_server: Server) -> None:

@@ -136,6 +136,10 @@ class Child:
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None
 
+    def how_it_ended(self) -> str:
+        assert self.process
+        return how_it_ended(self.process)
+
     def last_lines(self) -> list[str]:
         """The last lines of its logs since the start, without duplicates and NOISE."""
         words: dict[str, None] = {}
@@ -147,13 +151,37 @@ class Child:
 
     def stop(self, seconds: float = 30) -> None:
         """Send SIGTERM; after `seconds`, SIGKILL to whatever is left of it and its children."""
-        if self.process is None or self.ended():
-            return
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        end(self.process, seconds)
-        _, alive = psutil.wait_procs(family, timeout=5)
-        for process in alive:
-            process.kill()
+        if self.process:
+            end_session(self.process, seconds)
+
+
+def how_it_ended(process: subprocess.Popen[bytes]) -> str:
+    """Its exit status, or the signal that killed it."""
+    code = process.poll()
+    if code is None or code >= 0:
+        return f"exit status {code}"
+    killer = ", as Linux does if memory is short" if code == -signal.SIGKILL else ""
+    return f"killed by {signal.Signals(-code).name}{killer}"
+
+
+def end_session(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """End `process` as `end` does, then the rest of its session, which may have outlived it."""
+    if process.poll() is None:
+        end(process, seconds)
+    left = [other for other in psutil.process_iter() if session(other) == process.pid]
+    for other in left:
+        with suppress(psutil.NoSuchProcess):
+            other.terminate()
+    _, alive = psutil.wait_procs(left, timeout=5)
+    for other in alive:
+        other.kill()
+
+
+def session(process: psutil.Process) -> int | None:
+    try:
+        return os.getsid(process.pid)
+    except OSError:  # it has ended, or is another user's
+        return None
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> None:

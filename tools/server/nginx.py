@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from files.atomic import write_atomically
-from tools.server.child import Child, end, is_good, size, unwritable
+from tools.server.child import Child, end_session, how_it_ended, is_good, size, unwritable
 from tools.server.locks import Held, hold
 from tools.server.ports import Listener, gateway_listener
 from tools.server.settings import (
@@ -186,6 +186,10 @@ class Gateway(Child):
     def ended(self) -> bool:
         return super().ended() or (self.metrics is not None and self.metrics.poll() is not None)
 
+    def how_it_ended(self) -> str:
+        ended = [process for process in (self.process, self.metrics) if process and process.poll()]
+        return ", ".join(map(how_it_ended, ended)) or "exit status 0"
+
     def addresses(self) -> dict[str, str]:
         return {
             "page": f"{gateway()}/",
@@ -201,7 +205,7 @@ class Gateway(Child):
                 self.process.wait(seconds)
         super().stop(5)
         if self.metrics:
-            end(self.metrics, 5)
+            end_session(self.metrics, 5)
         if self.folder:
             delete(self.folder)
         if self.received and self.received_lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -37,8 +38,22 @@ def address_listener(name: str) -> Listener | None:
             f"{variable} is {url.netloc}, but TorchServe doesn't support IPv6; set an address such "
             "as http://127.0.0.1:8080 (CATSDOGS_HOST, for the gateway, may be an IPv6 address)"
         )
+    check_loopback(variable, host)
     form = f"{url.scheme}://{host}:{{}}"
     return Listener(name, host, number(variable, port), variable, form) if host else None
+
+
+def check_loopback(variable: str, host: str) -> None:
+    """Raise NotServed for a `host` that other machines reach: TorchServe has no limits or keys."""
+    try:
+        is_private = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_private = host in ("", "localhost")
+    if not is_private:
+        raise NotServed(
+            f"{variable}: {host} is not on loopback; set 127.0.0.1. Clients reach the gateway at "
+            "CATSDOGS_HOST"
+        )
 
 
 def grpc_listener(name: str, default: str) -> Listener:
@@ -48,6 +63,7 @@ def grpc_listener(name: str, default: str) -> Listener:
         or properties().get(f"grpc_{name}_{end}", otherwise)
         for end, otherwise in (("address", "127.0.0.1"), ("port", default))
     )
+    check_loopback(f"TS_GRPC_{name.upper()}_ADDRESS", host)
     variable = f"TS_GRPC_{name.upper()}_PORT"
     return Listener(f"gRPC {name}", host, number(variable, port), variable)
 
@@ -93,9 +109,9 @@ def is_same(one: Listener, other: Listener) -> bool:
 
 
 def is_taken(listener: Listener) -> bool:
-    """Whether another program listens there. Raises NotServed if this machine lacks the address.
+    """Whether another program listens there.
 
-    Other errors are left to the server, which may have rights that this process lacks.
+    Raises NotServed if this machine lacks the address, or if this user may not open the port.
     """
     family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
     try:
@@ -108,6 +124,10 @@ def is_taken(listener: Listener) -> bool:
             raise NotServed(
                 f"{listener.host} ({listener.name}) is not an address of this machine; set one it "
                 "has, such as 127.0.0.1"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise NotServed(
+                f"{named(listener)} needs rights that this user lacks; set {moved(listener)}"
             ) from error
         return error.errno == errno.EADDRINUSE
     return False

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import zipfile
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,8 @@ VARIABLES = {
 
 # What runs: process ID, addresses and versions, in JSON. tools/serve writes it when all is ready.
 STATE = LOG / "serve.json"
+# Names of the variables with which the last server was started, in JSON.
+LAST_CHOSEN = LOG / "chosen.json"
 # The canary of a running tools/rollout: percentage and version, in JSON.
 ROLLOUT = LOG / "rollout.json"
 
@@ -134,6 +137,31 @@ def archives() -> list[Path]:
     return [ARCHIVE, ARCHIVE.with_name(f"catsdogs-{second.version}.mar")] if second else [ARCHIVE]
 
 
+def check_variables() -> None:
+    """Raise NotServed for a name that is nearly one of VARIABLES, since it has no effect."""
+    for name in os.environ:
+        if name.startswith("CATSDOGS_") and name not in {*VARIABLES, "CATSDOGS_API_KEY"}:
+            for meant in get_close_matches(name, VARIABLES, n=1, cutoff=0.9):
+                raise NotServed(f"{name} is unknown; set {meant}, or unset it")
+
+
+def warnings() -> list[str]:
+    """What an operator may not have meant."""
+    found = []
+    if os.environ.get("CATSDOGS_API_KEY") and not api_keys():
+        found.append("CATSDOGS_API_KEY is for clients; only CATSDOGS_API_KEYS makes keys required")
+    if lost := sorted(set(last_chosen()) - chosen().keys()):
+        found.append(f"the last server was started with {', '.join(lost)}, this one is not")
+    # A container's ports are published explicitly.
+    if not logs_to_stdout() and not ipaddress.ip_address(gateway_host()).is_loopback:
+        keys = "" if api_keys() else ", without API keys"
+        found.append(
+            f"other machines may reach ports {given('CATSDOGS_PORT')} and "
+            f"{given('CATSDOGS_METRICS_PORT')} of this one{keys}; let a firewall close the latter"
+        )
+    return found
+
+
 def check_files() -> None:
     """Raise NotServed for a missing file, a weak API key or a damaged archive.
 
@@ -186,6 +214,14 @@ def chosen() -> dict[str, str]:
         for name, value in os.environ.items()
         if name.startswith("TS_") or name in VARIABLES
     }
+
+
+def last_chosen() -> list[str]:
+    """The names of LAST_CHOSEN; [] if there are none."""
+    try:
+        return list(map(str, json.loads(LAST_CHOSEN.read_text())))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def properties() -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import psutil
 import pytest
 
 from testing.servers import wait_until
@@ -66,3 +67,21 @@ def test_a_server_that_has_not_started_or_that_runs_has_no_word_about_another_en
         assert child.last_lines([running, ended("echo bad >&2")]).endswith(":\nbad")
     finally:
         running.stop()
+
+
+def test_what_outlives_a_killed_server_is_ended_with_it() -> None:
+    class Parent(child.Child):
+        name, option, logs = "parent", "parent", ("own.log",)
+
+    server = Parent(None)
+    server.run(["sh", "-c", "sleep 600 & sleep 600"], {})
+    assert server.process
+    leader = psutil.Process(server.process.pid)
+    wait_until(lambda: len(leader.children()) == 2)
+    orphans = leader.children()
+    server.process.kill()
+    server.process.wait()
+    assert server.how_it_ended() == "killed by SIGKILL, as Linux does if memory is short"
+    assert all(orphan.is_running() for orphan in orphans)
+    server.stop(5)
+    assert not psutil.wait_procs(orphans, timeout=5)[1]

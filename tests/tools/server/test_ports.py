@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from pathlib import Path
 
@@ -97,3 +98,37 @@ def test_what_is_no_port_is_told(nonsense: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("CATSDOGS_PORT", nonsense)
     with pytest.raises(settings.NotServed, match="CATSDOGS_PORT: .* is not a port"):
         nginx.Gateway(None).listeners()
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["TS_INFERENCE_ADDRESS", "TS_MANAGEMENT_ADDRESS", "TS_METRICS_ADDRESS"],
+)
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "cats.example"])
+def test_torchserve_is_never_opened_to_other_machines(
+    variable: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv(variable, f"http://{host}:8080")
+    with pytest.raises(settings.NotServed, match=f"{variable}: {host} is not on loopback"):
+        torchserve.TorchServe(None).listeners()
+
+
+@pytest.mark.parametrize("name", ["INFERENCE", "MANAGEMENT"])
+def test_nor_are_its_grpc_ports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv(f"TS_GRPC_{name}_ADDRESS", "0.0.0.0")
+    with pytest.raises(settings.NotServed, match=f"TS_GRPC_{name}_ADDRESS: 0.0.0.0"):
+        torchserve.TorchServe(None).listeners()
+
+
+def test_a_port_that_this_user_may_not_open_is_named_with_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(self: socket.socket, address: tuple[str, int]) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket.socket, "bind", refused)
+    listener = ports.Listener("redirect", "127.0.0.1", 80, "CATSDOGS_HTTP_PORT")
+    with pytest.raises(settings.NotServed, match="port 80 .* set CATSDOGS_HTTP_PORT=10080"):
+        ports.check_free([listener])

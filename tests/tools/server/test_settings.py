@@ -91,3 +91,14 @@ def test_a_port_that_any_address_has_is_taken_on_each() -> None:
                 ports.check_free(listeners)
         else:
             ports.check_free(listeners)
+
+
+def test_an_open_address_is_told_to_whom_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CATSDOGS_LOGS", raising=False)
+    with served_at("0.0.0.0"):
+        (told,) = settings.warnings()
+        assert "ports 8000 and 8002 of this one, without API keys" in told
+        monkeypatch.setenv("CATSDOGS_LOGS", "stdout")  # in a container
+        assert not settings.warnings()
+    with served_at("127.0.0.1"):
+        assert not settings.warnings()
