@@ -1,3 +1,11 @@
+# An existing environment keeps its Python, so another one that is named would have no effect.
+MINOR    = import sys; print(*sys.version_info[:2], sep=".")
+ifneq ($(filter environment command,$(firstword $(origin PYTHON))),)
+  HAS   := $(shell .venv/bin/python -c '$(MINOR)' 2>/dev/null)
+  ifneq ($(HAS),$(if $(HAS),$(shell $(PYTHON) -c '$(MINOR)' 2>/dev/null)))
+    $(error .venv has Python $(HAS), not that of PYTHON=$(PYTHON); remove it first: rm -r .venv)
+  endif
+endif
 # The newest Python that can create a virtual environment; looked up only when one is created. A name on
 # PATH is not enough: pyenv's shims may lead nowhere, and Debian packages ensurepip separately.
 ABLE    = import sys, ensurepip, ssl, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
@@ -126,7 +134,7 @@ cluster-test: $(DEVELOP) $(HELM) ## test the chart in kubectl's cluster, which m
 	CATSDOGS_CLUSTER_TEST=yes $(PY) -m pytest tests/cluster
 
 deploy: ## install or upgrade the chart, and test it: make deploy [RELEASE=catsdogs] [NAMESPACE=...] [TIMEOUT=10m] [VALUES="--set ..."]
-	tools/deploy $(RELEASE) $(IN) --timeout $(TIMEOUT) $(VALUES)
+	PATH="$$PATH:$$PWD/.venv/bin" tools/deploy $(RELEASE) $(IN) --timeout $(TIMEOUT) $(VALUES)
 
 version: ## print the version of the released model
 	@echo $(VERSION)
@@ -135,7 +143,7 @@ $(ARCHIVE): $(SERVING) $(ARCHIVED)
 	@$(PY) -m training archive --output $@
 
 $(SERVING): requirements.txt constraints.txt
-	@echo "Installing the server into .venv; on Linux, PyPI's PyTorch with CUDA makes it 5 GB."
+	@echo "Installing the server into .venv: some minutes; on Linux, PyPI's PyTorch with CUDA makes it 5 GB."
 	@$(if $(KEPT),,$(PYTHON) -m venv --clear .venv)
 	@$(PY) -c 'import pip' 2>/dev/null || $(PY) -m ensurepip
 	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt -c constraints.txt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from unicodedata import category
 
 # The suffixes that Pillow and pi-heif register for the formats that handler/photo.py opens.
 SUFFIXES = {
@@ -18,6 +19,7 @@ HIDDEN_NAMES = {
     "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "_ds_store",
 }  # fmt: skip
 HIDDEN = "hidden"
+CONTROL = {"Cc", "Zl", "Zp"}  # Unicode categories: control characters and line ends
 
 LeaveOut = Callable[[str, str], None]  # called with a path and the reason
 
@@ -80,3 +82,11 @@ def walk(root: str, start: str, leave_out: LeaveOut) -> Iterator[str]:
         yield from inside(start)
     except OSError as error:
         leave_out(start, f"can't be read: {error.strerror}")
+
+
+def on_one_line(name: str) -> str:
+    """A file's name for a line of output: line ends and other control characters are escaped."""
+    return "".join(
+        character.encode("unicode_escape").decode() if category(character) in CONTROL else character
+        for character in name
+    )

@@ -38,7 +38,9 @@ TOO_SLOW = PhotoTooLargeException(
 PROBE = "X-Probe"
 
 # Keys of catsdogs.json that only the handler needs, and those with another name for clients.
-INTERNAL_KEYS = {"ood_score", "activation_ranges", "reference", "params", "graph_sha256"}
+INTERNAL_KEYS = {
+    "ood_score", "activation_ranges", "reference", "training", "params", "graph_sha256",
+}  # fmt: skip
 CLIENT_KEYS = {"metrics": "figures"}
 
 # One request's photos, by field.

@@ -36,7 +36,11 @@ from handler.unopened import other_format, unopened
 
 SIDE = 224  # pixels; the model's first linear layer fixes it
 LONGEST = 4 / 3  # ratio of the long to the short side; longer photos are cropped to it
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+# Pillow's names of the formats, and those that people use.
+FORMATS = {
+    "JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "GIF": "GIF", "BMP": "BMP", "TIFF": "TIFF",
+    "AVIF": "AVIF", "HEIF": "HEIC",
+}  # fmt: skip
 MIN_SIDE = 16  # pixels; smaller photos can't be classified
 MAX_MEGAPIXELS = 16  # a photo that must be decoded whole takes 4 bytes per pixel
 MAX_MEGAPIXELS_HEIF = 25  # phones write 24.5, which fit because HEIC is decoded to 3 bytes
@@ -305,11 +309,11 @@ def _open_photo(data: bytes, end: float) -> Iterator[Image.Image]:
     with warnings.catch_warnings(), _damage_is_invalid():
         warnings.simplefilter("ignore")  # unusual EXIF and palettes: the photo still opens
         try:
-            photo = Image.open(_TimedFile(data, end), formats=FORMATS)
+            photo = Image.open(_TimedFile(data, end), formats=tuple(FORMATS))
         except UnidentifiedImageError as error:
             raise InvalidPhotoException(
                 f"not a photo, or truncated in its header ({len(data)} bytes); "
-                f"send {', '.join(FORMATS)}"
+                f"send {', '.join(FORMATS.values())}"
             ) from error
         with photo:
             if photo.format == "HEIF":
@@ -342,6 +346,11 @@ def _damage_is_invalid() -> Iterator[None]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if _OUT_OF_MEMORY.search(reason):
             raise _too_much() from None
+        if "MAX_TEXT" in reason:
+            raise InvalidPhotoException(
+                f"a text or colour profile of the photo unpacks to over "
+                f"{PngImagePlugin.MAX_TEXT_CHUNK >> 20} MiB; send it without metadata"
+            ) from error
         kind = "truncated" if "truncated" in reason.lower() else "damaged"
         raise InvalidPhotoException(f"photo is {kind}: {reason}; send the whole file") from error
 
@@ -354,7 +363,7 @@ def _too_much() -> PhotoTooLargeException:
 
 
 def _unsupported(name: str) -> UnsupportedPhotoException:
-    return UnsupportedPhotoException(f"{name} is not supported; send {', '.join(FORMATS)}")
+    return UnsupportedPhotoException(f"{name} is not supported; send {', '.join(FORMATS.values())}")
 
 
 def _check_size(photo: Image.Image, limit: int, kind: str) -> None:

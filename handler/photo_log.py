@@ -37,6 +37,7 @@ def log_photo(
         "pixels": upload.size and "{}x{}".format(*upload.size),
         "label": answer.get("label"),
         "confidence": answer.get("confidence"),
+        "certain": answer.get("certain"),
     }
     logger.info(json.dumps({name: value for name, value in line.items() if value is not None}))
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from files.walk import on_one_line
 from training.files import UsageError
 from training.params import load_params
 
@@ -230,18 +231,20 @@ def run_archive(options: argparse.Namespace) -> None:
 
 def run_predict(options: argparse.Namespace) -> int:
     if not any(file.is_file() for file in options.files):  # before slow imports, too
-        raise UsageError(f"{options.files[0]}: no such file; give the path of a photo")
+        wrong = "a folder" if options.files[0].is_dir() else "no such file"
+        raise UsageError(f"{options.files[0]}: {wrong}; give the path of a photo")
 
     from training.predict import predict
 
     failed = False
     for file, answer in predict(options.files, options.weights):
+        name = on_one_line(str(file))
         if "label" in answer:
             sure = "" if answer["certain"] else " (not sure)"
-            print(f"{file}: {answer['label']} {answer['confidence']:.4f}{sure}")
+            print(f"{name}: {answer['label']} {answer['confidence']:.4f}{sure}")
         else:
             failed = True
-            print(f"{file}: {answer['message']}", file=sys.stderr)
+            print(f"{name}: {answer['message']}", file=sys.stderr)
     return 2 if failed else 0
 
 

@@ -30,7 +30,7 @@ def test_a_prediction_is_logged_in_one_line(caplog: pytest.LogCaptureFixture) ->
     assert abs((datetime.now(UTC) - time).total_seconds()) < 60
     assert line == {
         "request_id": "an-id", "photo": 1, "status": 200, "milliseconds": 12.3, "bytes": len(CAT),
-        "pixels": "451x300", "label": "cat", "confidence": 0.9,
+        "pixels": "451x300", "label": "cat", "confidence": 0.9, "certain": True,
     }  # fmt: skip
 
 
