@@ -12,6 +12,7 @@ const LOST = "The file can't be read: it was moved, deleted or changed. Choose i
 
 const $ = (selector, root = document) => root.querySelector(selector);
 const grid = $("#grid");
+const examples = document.querySelectorAll("[data-example]");
 const cards = []; // {name, photo, note, answer}
 const waiting = []; // functions that ask
 let running = 0;
@@ -301,6 +302,7 @@ async function askForClasses() {
     const choice = `${classes.slice(0, -1).join(", ")} or ${classes.at(-1)}?`;
     const question = classes.length > 5 ? `Which of ${classes.length} classes?` : sentence(choice);
     document.title = $("h1").textContent = question;
+    for (const button of examples) button.hidden = !classes.includes(button.dataset.class);
   } catch { // its own words stay
   }
 }
@@ -332,7 +334,7 @@ for (const input of [$("#files"), $("#camera")]) {
     input.value = ""; // the same file again is a change, too
   };
 }
-for (const button of document.querySelectorAll("[data-example]")) {
+for (const button of examples) {
   button.onclick = async () => {
     tell("");
     try {

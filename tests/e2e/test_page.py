@@ -349,6 +349,15 @@ def test_the_page_asks_for_the_classes_that_the_model_knows(page: Page) -> None:
     expect(page.locator("h1")).to_have_text(f"{', '.join(most)} or {last}?".capitalize())
 
 
+def test_examples_of_other_classes_than_the_models_are_hidden(page: Page) -> None:
+    model = {"customizedMetadata": {"classes": ["circle", "dog", "star"], "threshold": 0.9}}
+    page.route("**/model/info", lambda route: route.fulfill(json=[model]))
+    page.reload()
+    expect(page.locator("h1")).to_have_text("Circle, dog or star?")
+    expect(page.get_by_role("button", name="Try a photo of a dog")).to_be_visible()
+    expect(page.get_by_role("button", name="Try a photo of a cat")).to_be_hidden()
+
+
 @pytest.mark.parametrize(
     ("status", "verdict"), [(502, "gave no reason."), (413, "is too large; send a smaller copy")]
 )
