@@ -42,7 +42,9 @@ IN        = $(if $(NAMESPACE),--namespace $(NAMESPACE))
 VERSION   = $(shell sed -n 's/^  "version": "\(.*\)".*/\1/p' models/catsdogs.json)
 resumed   = $(if $(shell test -e $(call quoted,$(1)/checkpoint.pt) && echo yes), --resume)
 TUNED     = $(call quoted,$(RUN)-finetuned)
-BEGUN     = $(if $(START),,$(call resumed,$(RUN)))$(call resumed,$(RUN)-finetuned)
+# The run that exists, if any; with START, only the fine-tuned one counts.
+BEGUN     = $(or $(if $(START),,$(if $(call resumed,$(RUN)),$(call quoted,$(RUN)))),$(if \
+            $(call resumed,$(RUN)-finetuned),$(TUNED)))
 # Two test files at a time, since most wait for a server to start.
 AT_ONCE  ?= -n 2 --dist loadfile
 PROGRAMS := $(filter-out %.py %/server %/__pycache__,$(wildcard tools/*))
@@ -71,7 +73,7 @@ stop: ## stop them; accepted requests are answered first
 	@$(PY) tools/serve --stop
 
 train: $(DEVELOP) ## train on folders of photos, and evaluate: make train DATA="folder ..." [CLASSES="fox wolf"] [RUN=runs/train] [START=models/catsdogs.pt] [RESUME=1]
-	$(if $(BEGUN),$(if $(RESUME),,@echo error: $(call quoted,$(RUN)) "contains a run; name another (RUN=...), or continue it (RESUME=1)" >&2; exit 2))
+	$(if $(BEGUN),$(if $(RESUME),,@echo error: $(BEGUN) "contains a run; name another (RUN=...), or continue it (RESUME=1)" >&2; exit 2))
 	$(if $(BEGUN),,$(PY) -m training prepare --data $(FOLDERS) $(if $(CLASSES),--classes $(CLASSES)))
 	$(if $(BEGUN),,$(PY) -m training teach)
 	$(if $(START),,$(PY) -m training train --run $(call quoted,$(RUN))$(call resumed,$(RUN)))

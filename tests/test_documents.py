@@ -162,6 +162,15 @@ def test_make_train_goes_on_with_what_is_left_when_asked(tmp_path: Path) -> None
     assert names == ["train", "train", "evaluate"]
 
 
+def test_make_train_names_the_run_that_there_is(tmp_path: Path) -> None:
+    finetuned = tmp_path / "mine-finetuned"
+    finetuned.mkdir()
+    (finetuned / "checkpoint.pt").touch()
+    for start in ("START=", "START=models/catsdogs.pt"):
+        (refusal,) = re.findall("^echo error: (.*)$", dry_run(f"RUN={tmp_path}/mine", start), re.M)
+        assert shlex.split(refusal)[0] == str(finetuned)
+
+
 def test_each_decisions_figures_stand_in_the_file_that_it_names() -> None:
     text = (REPOSITORY / "docs/architecture.md").read_text()
     rows = re.findall(r"^\|(.*)\|.*\[.*\]\((.*)\) \|$", text, re.MULTILINE)
