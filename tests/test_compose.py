@@ -54,6 +54,14 @@ def test_after_a_restart_of_the_machine_each_service_starts_without_another() ->
         assert not service.keys() & {"network_mode", "ipc", "pid", "links", "volumes_from"}, name
 
 
+def test_mlflow_runs_no_jobs_and_sends_no_telemetry() -> None:
+    environment = configuration()["mlflow"]["environment"]
+    assert environment == {
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+
+
 def test_memory_has_room_for_a_worker_a_processor() -> None:
     server = configuration()["server"]
     needed = sizes.OTHERS + int(server["cpus"]) * sizes.WORKER

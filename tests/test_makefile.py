@@ -167,6 +167,14 @@ def test_a_run_may_have_any_name(run: str, folder: Path) -> None:
     assert shlex.split(line)[2] == name
 
 
+def test_mlflow_has_one_worker_no_jobs_and_no_telemetry(folder: Path) -> None:
+    program(folder / "bin/python3.13", ABLE)
+    (folder / "requirements-dev.txt").touch()
+    words = dry_run(folder, target="mlflow").stdout
+    assert "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true " in words
+    assert " --workers 1 " in words
+
+
 def test_the_version_is_the_models_and_not_that_of_the_weights_it_started_from() -> None:
     done = subprocess.run(
         ["make", "--silent", "version"], cwd=REPOSITORY, capture_output=True, text=True, check=True
