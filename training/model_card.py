@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +83,33 @@ def head(card: dict[str, Any]) -> str:
 Written by `python -m training release` from `models/catsdogs.json`; don't edit it by hand.
 
 SimpleCNN, four convolutions and three linear layers,
-{count_parameters(len(card["classes"])) / 1e6:.1f} million parameters, trained from random weights.
-It distinguishes {" and ".join(card["classes"])}. Input: the middle of the photo, cropped to at most
-4:3 and resized to {card["input_size"]} x {card["input_size"]} pixels. Licence: Apache-2.0. SHA-256
-of the weights: `{card["sha256"]}`."""
+{count_parameters(len(card["classes"])) / 1e6:.1f} million parameters, {origin(card)}.
+It distinguishes {listed(card["classes"], "and")}. Input: the middle of the photo, cropped to at
+most 4:3 and resized to {card["input_size"]} x {card["input_size"]} pixels. Licence: Apache-2.0.
+SHA-256 of the weights: `{card["sha256"]}`."""
+
+
+def origin(card: dict[str, Any]) -> str:
+    """Where the weights came from: the last file that a run started from, or random weights."""
+    starts = list(filter(None, map(start_of, stages_of(card))))
+    if not starts:
+        return "trained from random weights"
+    return starts[-1].replace("started from", "fine-tuned from")
+
+
+def listed(names: Sequence[str], last: str) -> str:
+    """A list in a sentence; `last` is the word before the last name."""
+    return f" {last} ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 def data(card: dict[str, Any]) -> str:
     training, metrics, params = card["training"], card["metrics"], card["params"]
-    listed = training["params"]["excluded"]
+    excluded = training["params"]["excluded"]
     validation = metrics.get("validation") or metrics[FOREIGN]
     cleaned = (
-        f"Training excludes the photos in `{listed}`: their label is wrong, or they show several "
+        f"Training excludes the photos in `{excluded}`: their label is wrong, or they show several "
         "classes or none."
-        if listed and training.get("left_out", True)  # not counted in 1.1, but there were some
+        if excluded and training.get("left_out", True)  # not counted in 1.1, but there were some
         else "Training includes photos with wrong labels."
     )
     return f"""## Data
@@ -119,10 +132,10 @@ def procedure(card: dict[str, Any]) -> str:
 
 {lines}
 
-Each run uses AdamW, a one-cycle schedule and random augmentation. All hyper-parameters are in
-`models/catsdogs.json`; [training.md](training.md) explains them. Training took {took}. The
-weights are from epoch {stages[-1]["best"]["epoch"]} of the last run, the epoch with the highest
-validation accuracy."""
+The first run started from random weights. Each run uses AdamW, a one-cycle schedule and random
+augmentation. All hyper-parameters are in `models/catsdogs.json`; [training.md](training.md)
+explains them. Training took {took}. The weights are from epoch
+{stages[-1]["best"]["epoch"]} of the last run, the epoch with the highest validation accuracy."""
 
 
 def duration(seconds: float) -> str:
@@ -239,7 +252,10 @@ def parts(card: dict[str, Any]) -> str:
     rows = [
         [name, f"{row['photos']:,}", interval(row)]
         for name, row in card["metrics"]["slices"].items()
+        if row["photos"]
     ]
+    if not rows:
+        return ""
     return f"""## Slices of the test split
 
 {table(["photos", "n", "accuracy (95 % CI)"], rows)}"""
@@ -284,16 +300,16 @@ def limits(card: dict[str, Any]) -> str:
     ]
     return f"""## Limits
 
-The model labels every picture {" or ".join(card["classes"])}, whatever it shows. These shares of
-pictures without a pet are wrongly marked `certain`:
+The model labels every picture {listed(card["classes"], "or")}, whatever it shows. These shares of
+pictures of other things are wrongly marked `certain`:
 
-{table(["pictures without a pet", "n", "certain"], rows)}
+{table(["pictures of other things", "n", "certain"], rows)}
 
 {card["params"]["data"]["limits"]} Don't use it where a wrong answer does harm."""
 
 
 def reproduce(card: dict[str, Any]) -> str:
-    folders = " and ".join(f"`{name}`" for name in card["classes"])
+    folders = listed([f"`{name}`" for name in card["classes"]], "and")
     how = "run `dvc repro`: it prepares, teaches, trains, evaluates and archives"
     where = "`runs/train/run.json`"
     if starts := [run["sha256"] for run in stages_of(card) if "sha256" in run]:

@@ -76,6 +76,25 @@ def test_a_card_of_a_short_run_of_other_photos_from_weights_tells_what_was_done(
     assert "mislabelled" not in text
 
 
+def test_a_card_of_other_classes_lists_them_and_tells_where_its_weights_came_from(
+    tmp_path: Path,
+) -> None:
+    before = OLD["training"] | {"sha256": OLD["sha256"], "version": "1.1"}
+    classes = ["circles", "stars", "stripes"]
+    training = OLD["training"] | {"before": before, "classes": classes}
+    slices = {"dark": {"photos": 0}, "large": OLD["metrics"]["test"]}
+    metrics = OLD["metrics"] | {"slices": slices}
+    other = {"classes": classes, "training": training, "metrics": metrics}
+    write_model_card(OLD | other, tmp_path / "card.md")
+    text = " ".join((tmp_path / "card.md").read_text().split())
+    assert "fine-tuned from the weights of version 1.1 (sha256 `cf6b3e5708ea7d5a…`). It" in text
+    assert "It distinguishes circles, stars and stripes." in text
+    assert "every picture circles, stars or stripes, whatever" in text
+    assert "the folders `circles`, `stars` and `stripes` of" in text
+    assert "| large |" in text
+    assert not [words for words in ("trained from", "| dark |", " pet ") if words in text]
+
+
 def test_the_card_says_how_many_photos_an_epoch_draws_and_of_how_many(tmp_path: Path) -> None:
     drawn = OLD["training"]["params"] | {"epochs": 90, "epoch_photos": 5000}
     training = OLD["training"] | {"before": None, "params": drawn}
