@@ -182,6 +182,7 @@ def register(model: Classifier, split: Split, accuracy: float) -> None:
     example = np.ascontiguousarray(split.pixels[split.rows[:2]])
     with torch.inference_mode():
         answer = model(torch.from_numpy(example)).numpy()
+    model = model.to(memory_format=torch.contiguous_format)  # PyTorch warns about channels-last
     schema: dict[str, Any] = {
         "signature": mlflow.models.infer_signature(example, answer),
         "input_example": example,

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from testing.servers import free_ports, listens, wait_until
 from training.checkpoint import BEST
 from training.dataset import Split
 from training.files import UsageError
+from training.model import Classifier, SimpleCNN
 from training.params import Params
 from training.train import train
 
@@ -175,6 +178,27 @@ def test_a_mistake_is_another_answer_than_the_label_whatever_its_probability(
     logits[0, 2] = 0.2
     tracking.plot_worst_mistakes(split, logits, tmp_path / "mistakes.png")
     assert [title.split()[0] for title in shown] == [split.photos[0].path]
+
+
+def test_weights_are_logged_contiguous_or_pytorch_would_warn(
+    index: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from training import tracking
+
+    logged: list[Classifier] = []
+
+    def log_model(model: Classifier, **_: object) -> SimpleNamespace:
+        logged.append(model)
+        return SimpleNamespace(registered_model_version="1")
+
+    monkeypatch.setattr(tracking.mlflow, "pytorch", SimpleNamespace(log_model=log_model))
+    monkeypatch.setattr(tracking.mlflow, "MlflowClient", lambda: None)
+    monkeypatch.setattr(tracking, "alone_with_store", nullcontext)
+    monkeypatch.setattr(tracking, "make_champion", lambda *_: None)
+    train = params.train
+    model = Classifier(SimpleCNN(2), train.mean, train.std, temperature=1.0).eval()
+    tracking.register(model, Split(index, "validation"), 0.9)
+    assert all(weight.is_contiguous() for weight in logged[0].state_dict().values())
 
 
 def test_a_worse_run_does_not_become_champion(
