@@ -61,7 +61,7 @@ class Training:
 
 def save_epoch(run: Path, training: Training) -> None:
     """Write the files of a finished epoch; the checkpoint last, since --resume relies on it."""
-    best = max(training.history, key=lambda row: row["validation_accuracy"])
+    best = best_epoch(training.history)
     if best is training.history[-1]:
         state = half_precision(training.average.module.state_dict())
         save_torch(run / BEST, state)
@@ -94,6 +94,11 @@ def save_epoch(run: Path, training: Training) -> None:
         "history": training.history,
     }
     save_torch(run / CHECKPOINT, checkpoint)
+
+
+def best_epoch(history: list[dict[str, float]]) -> dict[str, float]:
+    """The row of the epoch with the highest validation accuracy."""
+    return max(history, key=lambda row: row["validation_accuracy"])
 
 
 def load_checkpoint(run: Path, training: Training) -> None:

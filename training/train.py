@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from training.checkpoint import CHECKPOINT, RUN_ID, Log, Training, load_checkpoint, save_epoch
+from training.checkpoint import (
+    CHECKPOINT,
+    RUN_ID,
+    Log,
+    Training,
+    best_epoch,
+    load_checkpoint,
+    save_epoch,
+)
 from training.dataset import (
     UNKNOWN,
     PixelLoader,
@@ -70,7 +78,10 @@ def train(
         )
     teacher = None
     if params.uses_teacher:
-        teacher = Teacher(load_teacher_stats(teacher_stats, training_split), device)
+        stats = load_teacher_stats(teacher_stats, training_split)
+        if rank() == 0:
+            print("preparing the teacher and the log; this can take a minute", flush=True)
+        teacher = Teacher(stats, device)
     training = started(params, training_split, device, start)
     try:
         if resume:
@@ -96,6 +107,14 @@ def train(
             if log:
                 save_epoch(run, training)
                 log(training.history[-1])
+                print(accuracy_line(training.history[-1], params), flush=True)
+        if log and training.history:
+            print(f"best: {accuracy_line(best_epoch(training.history), params)}")
+
+
+def accuracy_line(row: dict[str, float], params: TrainParams) -> str:
+    accuracy = f"{100 * row['validation_accuracy']:.1f} % validation accuracy"
+    return f"epoch {row['epoch']:.0f}/{params.epochs}: {accuracy}"
 
 
 def started(

@@ -51,6 +51,16 @@ def test_a_run_with_a_teacher_trains_and_is_evaluated_on_each_device(
     assert metrics["served"]["same_label"] > 0.8
 
 
+def test_each_epochs_accuracy_is_printed_and_the_best_at_the_end(
+    index: Path, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(index, tmp_path, params.train, teacher_stats=NO_TEACHER, tracker=nullcontext(ignore))
+    *rows, best = capsys.readouterr().out.splitlines()
+    assert [row.split(": ")[0] for row in rows] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert all(row.endswith(" % validation accuracy") for row in rows)
+    assert best == f"best: {max(rows, key=lambda row: float(row.split()[2]))}"
+
+
 def test_a_run_keeps_its_history(run: Path) -> None:
     with (run / HISTORY).open(newline="") as file:
         rows = list(csv.DictReader(file))
