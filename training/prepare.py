@@ -6,6 +6,7 @@ python -m training prepare --data FOLDER [FOLDER ...]
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 from collections import Counter, defaultdict, deque
@@ -33,6 +34,7 @@ from training.split import FEWEST, SPLITS, fewest_photos, split_photos
 
 REJECTED = "rejected.csv"  # files that were left out, and why
 CHUNK = 16  # files per task of a process
+REMEDY = re.compile("[;:] send .*", re.DOTALL)  # the end of an error for clients of the server
 MAX_BYTES = 256_000_000  # of a file, which is read whole; no photo has as many, but films do
 
 Item = TypeVar("Item")
@@ -240,7 +242,9 @@ def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int
             return f"over {MAX_BYTES // 10**6} MB"
         content = file.place.read_bytes()
         pixels, (width, height), turned = read_photo(content)
-    except (OSError, MemoryError, PhotoException) as error:
+    except PhotoException as error:
+        return f"unreadable: {REMEDY.sub('', str(error))}"
+    except (OSError, MemoryError) as error:
         return f"unreadable: {error or type(error).__name__}"
     if min(width, height) < minimum_side:
         return f"tiny: {width}x{height} pixels"
@@ -258,7 +262,9 @@ def _report(index: Path, photos: list[Photo], rejected: list[Rejected], found: F
     for source in sources if len(sources) > 1 else ():
         shares = (f"{by_source[source, split]:6} {split}" for split in SPLITS)
         print(f"{'':10}", *shares, f"from {source}")
-    print(f"{len(rejected):10} left out; reasons in {index / REJECTED}")
+    kinds = Counter(row.reason.partition(":")[0] for row in rejected).most_common()
+    reasons = ", ".join(f"{kind} ({number})" for kind, number in kinds)
+    print(f"{len(rejected):10} left out, see {index / REJECTED}{': ' * bool(kinds)}{reasons}")
     for line in found.left_out():
         print(line)
     print(f"{os.path.getsize(index / PIXELS) / 1e9:10.2f} GB of decoded photos in {index / PIXELS}")

@@ -307,9 +307,12 @@ def spoiled(photos: Path, tmp_path: Path) -> Path:
 
 
 def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
-    spoiled: Path, params: Params, tmp_path: Path
+    spoiled: Path, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare([spoiled], tmp_path / "index", params.prepare)
+    assert " 7 left out, see " in (said := capsys.readouterr().out)
+    kinds = "unreadable (3), same file with several labels (2), tiny (1), a link to nothing (1)"
+    assert f": {kinds}\n" in said
     with (tmp_path / "index" / REJECTED).open(newline="") as file:
         reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
     assert reasons.keys() == {
@@ -319,6 +322,7 @@ def test_doubtful_files_are_listed_with_a_reason_and_stop_nothing(
     assert reasons["dog/same.jpg"] == reasons["cat/0.jpg"] == "same file with several labels"
     assert reasons["cat/text.jpg"].startswith("unreadable: not a photo")
     assert "truncated" in reasons["dog/cut.jpg"]
+    assert not [reason for reason in reasons.values() if "send" in reason]
     assert reasons["dog/tiny.png"] == "tiny: 20x20 pixels"
     indexed = {row.path for row in read_index(tmp_path / "index")}
     assert len(indexed) == 79
