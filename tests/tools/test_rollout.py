@@ -36,6 +36,7 @@ class Stub(http.server.ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.versions, self.default = {"1.1"}, "1.1"
+        self.classes = {"1.1": ["cat", "dog"], "3.0": ["cat", "dog"]}
         self.rules: list[tuple[str, tuple[int, bytes]]] = []
 
     def answer(self, asked: str) -> tuple[int, bytes]:
@@ -48,7 +49,9 @@ class Stub(http.server.ThreadingHTTPServer):
     def good(self, asked: str) -> Any:
         method, path, last = asked.split()[0], asked.split()[1], asked.rpartition("/")[2]
         if "/predictions/" in path:
-            return {"label": "cat", "model_version": self.default if last == "catsdogs" else last}
+            version = self.default if last == "catsdogs" else last
+            shares = dict.fromkeys(self.classes[version], 0.5)
+            return {"label": "cat", "model_version": version, "probabilities": shares}
         if last == "set-default":
             self.default = path.split("/")[-2]
         elif method == "POST":
@@ -101,6 +104,10 @@ def write_archive(path: Path, manifest: dict[str, Any]) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("MAR-INF/MANIFEST.json", json.dumps(manifest))
         file.writestr("weights", bytes(5000))
+    with_checksum(path)
+
+
+def with_checksum(path: Path) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
 
@@ -266,13 +273,52 @@ def test_what_can_not_be_read_is_named_and_left_out(folder: Path, stub: Stub) ->
     (folder / "photos/dog").mkdir()
     (folder / "photos/dog/cut.jpg").write_bytes(CAT.read_bytes()[:-500])
     refused = (400, b'{"code": 400, "message": "photo is truncated"}')
-    stub.rules += [("POST .*/1.1", (200, b'{"label": "cat", "model_version": "1.1"}'))]
-    stub.rules += [("POST .*/1.1", refused)]
+    answer = json.dumps(stub.good("POST /predictions/catsdogs/1.1")).encode()
+    stub.rules += [("POST .*/1.1", (200, answer)), ("POST .*/1.1", refused)]
     with start(folder, stub) as rollout:
         output, errors = rollout.communicate(timeout=60)
     assert (rollout.returncode, errors) == (0, "")
     assert "left out: photos/dog/cut.jpg: photo is truncated" in output
     assert "3.0: 100.0% accuracy on 1 photos" in output
+
+
+def test_a_new_version_that_lacks_a_class_of_the_photos_is_refused(
+    folder: Path, stub: Stub
+) -> None:
+    stub.classes["3.0"] = ["circle", "star"]
+    with start(folder, stub) as rollout:
+        output, _ = rollout.communicate(timeout=60)
+    assert rollout.returncode == 1
+    assert "refused: photos are in the folders cat, but 3.0 has the classes circle, star" in output
+
+
+@pytest.mark.parametrize("least", ["1.0", "1.1"])
+def test_an_old_version_without_a_class_of_the_photos_is_no_measure(
+    folder: Path, stub: Stub, least: str
+) -> None:
+    stub.classes["1.1"] = ["circle", "star"]
+    with start(folder, stub, "--min-accuracy", least) as rollout:
+        output, _ = rollout.communicate(timeout=60)
+    assert "but 1.1 has the classes circle, star, so accuracies are not compared" in output
+    assert "1.1: 100.0% accuracy" not in output
+    assert rollout.returncode == (0 if least == "1.0" else 1)
+    assert ("refused: its accuracy is only 100.0%, less than 110.0%" in output) == (least == "1.1")
+
+
+@pytest.mark.parametrize("released", ["as in the archive", "other"])
+def test_only_weights_that_are_not_released_are_to_be_released(
+    folder: Path, stub: Stub, released: str
+) -> None:
+    archive = folder / "model_store/catsdogs-3.0.mar"
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("catsdogs.json", '{"sha256": "as in the archive"}')
+    with_checksum(archive)
+    (folder / "models").mkdir()
+    (folder / "models/catsdogs.json").write_text(json.dumps({"sha256": released}))
+    with start(folder, stub) as rollout:
+        output, errors = rollout.communicate(timeout=60)
+    assert (rollout.returncode, errors) == (0, "")
+    assert ("release the weights of 3.0, too" in output) == (released == "other")
 
 
 def test_a_photo_that_only_the_new_version_refuses_is_named(folder: Path, stub: Stub) -> None:
