@@ -488,7 +488,7 @@ def test_a_photo_without_line_ends_as_from_curl_is_recognised(format_name: str) 
 def test_formats_that_are_not_opened_are_named_beside_those_that_are(
     data: bytes, name: str
 ) -> None:
-    with pytest.raises(UnsupportedPhotoException, match=f"{name}.*JPEG, PNG, .*HEIF"):
+    with pytest.raises(UnsupportedPhotoException, match=f"{name}.*JPEG, PNG, .*HEIC"):
         decode_photo(data)
 
 
