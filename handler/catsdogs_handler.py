@@ -208,4 +208,6 @@ def _is_gone(photos: Photos) -> bool:
 
 
 def _answered(photos: Photos, answer: dict[str, Any]) -> Answered:
-    return [(upload, answer.get("photos", {f: answer})[f]) for f, upload in photos.items()]
+    """Each photo of a request with its own part of the answer, which has them in the same order."""
+    answers = answer["photos"].values() if len(photos) > 1 else [answer]
+    return list(zip(photos.values(), answers, strict=True))

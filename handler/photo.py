@@ -30,7 +30,7 @@ from PIL import (
 
 from handler.parts import count_scans, without_metadata
 from handler.pixels import samples_of, to_rgb_or_rgba
-from handler.sandbox import CRASHES, TOO_SLOW, run_sandboxed
+from handler.sandbox import CRASHES, KEPT_WAITING, run_sandboxed
 from handler.tiff import misread_tiff, read_natively
 from handler.unopened import other_format, unopened
 
@@ -209,19 +209,19 @@ def _decode_once(data: bytes, end: float) -> DecodedPhoto:
             photo.draft(None, (2 * SIDE, 2 * SIDE))  # at least twice the target, to stay sharp
             _check_size(photo, MAX_MEGAPIXELS, "such a narrow JPEG")  # hardly or not shrunk
         # Pillow's load() rotates a TIFF upright and drops its orientation.
-        turned = _orientation(photo) if photo.format == "TIFF" else 1
+        by_pillow = _orientation(photo) if photo.format == "TIFF" else 1
         photo.load()
         if photo.format == "PNG" and PNG_END not in data:  # Pillow doesn't notice
             raise InvalidPhotoException("photo is truncated: no end marker; send the whole file")
         # Not before load(): Pillow would decode a PNG to search for EXIF data after its pixels.
-        to_turn = _orientation(photo)
+        by_us = _orientation(photo)
         photo = to_rgb_or_rgba(photo, samples)
         photo = resized(photo)
         if photo.mode == "RGBA":
             white = Image.new("RGBA", photo.size, "white")
             photo = Image.alpha_composite(white, photo).convert("RGB")
-        upright = photo if to_turn == 1 else photo.transpose(_UPRIGHT[to_turn])
-        return DecodedPhoto(np.array(upright), size, turned if to_turn == 1 else to_turn)
+        upright = photo if by_us == 1 else photo.transpose(_UPRIGHT[by_us])
+        return DecodedPhoto(np.array(upright), size, by_pillow if by_us == 1 else by_us)
 
 
 def resized(photo: Image.Image) -> Image.Image:
@@ -250,7 +250,7 @@ def _decode_sandboxed(data: bytes) -> DecodedPhoto:
             photo = _decode(data)
             return _HEADER.pack(*photo.size, photo.orientation) + photo.pixels.tobytes()
         except PhotoException as error:
-            return f"{error.status} {error}".encode()
+            return f"{type(error).__name__} {error}".encode()
 
     try:
         answer, ended = run_sandboxed(photo_or_error, MAX_DECODE_MEGABYTES, MAX_DECODE_SECONDS)
@@ -263,9 +263,10 @@ def _decode_sandboxed(data: bytes) -> DecodedPhoto:
         pixels = np.frombuffer(bytearray(answer), np.uint8, offset=_HEADER.size)
         return DecodedPhoto(pixels.reshape(SIDE, SIDE, 3), (width, height), orientation)
     for kind in PhotoException.__subclasses__():
-        if answer.startswith(b"%d " % kind.status):
-            raise kind(answer[4:].decode())
-    if ended == TOO_SLOW:
+        name = f"{kind.__name__} ".encode()
+        if answer.startswith(name):
+            raise kind(answer.removeprefix(name).decode())
+    if ended == KEPT_WAITING:
         raise ServiceUnavailableException(
             "the server is too busy to decode this photo; try again later"
         )

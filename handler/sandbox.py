@@ -17,7 +17,7 @@ CRASHES = [
     for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT)
 ]
 
-TOO_SLOW = -signal.SIGALRM  # exit code of a child that waited or was kept waiting
+KEPT_WAITING = -signal.SIGALRM  # exit code of a child that took too long without using its CPU time
 
 
 def run_sandboxed(function: Callable[[], bytes], megabytes: int, seconds: int) -> tuple[bytes, int]:

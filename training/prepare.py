@@ -241,15 +241,16 @@ def _read_photo(minimum_side: int, file: PhotoFile) -> str | tuple[int, int, int
         if file.place.stat().st_size > MAX_BYTES:
             return f"over {MAX_BYTES // 10**6} MB"
         content = file.place.read_bytes()
-        pixels, (width, height), turned = read_photo(content)
+        photo = read_photo(content)
     except PhotoException as error:
         return f"unreadable: {REMEDY.sub('', str(error))}"
     except (OSError, MemoryError) as error:
         return f"unreadable: {error or type(error).__name__}"
+    width, height = photo.size
     if min(width, height) < minimum_side:
         return f"tiny: {width}x{height} pixels"
-    hash64 = str(imagehash.phash(Image.fromarray(pixels)))
-    return len(content), width, height, turned, hash64, pixels.tobytes()
+    hash64 = str(imagehash.phash(Image.fromarray(photo.pixels)))
+    return len(content), width, height, photo.orientation, hash64, photo.pixels.tobytes()
 
 
 def _report(index: Path, photos: list[Photo], rejected: list[Rejected], found: Found) -> None:
