@@ -22,6 +22,7 @@ from ts.metrics.metric_cache_yaml_impl import MetricsCacheYamlImpl
 
 from handler import catsdogs_handler
 from handler.catsdogs_handler import PROBE, CatsDogsHandler
+from handler.metrics import _warn_of_undeclared
 from handler.photo import MAX_DECODE_SECONDS
 from handler.request import MAX_PHOTOS
 from testing.hostile import jpeg_sized
@@ -244,7 +245,9 @@ def test_describe_tells_about_the_model_beside_predictions(server: Server) -> No
 def test_describe_leaves_out_what_the_handler_alone_needs(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    internal = {"ood_score", "activation_ranges", "reference", "params", "graph_sha256"}
+    internal = {
+        "ood_score", "activation_ranges", "reference", "training", "params", "graph_sha256",
+    }  # fmt: skip
     predictor = server.handler.predictor
     card = predictor.card | {"graph_sha256": "0" * 64}  # as `training archive` writes it
     monkeypatch.setattr(predictor, "card", card)
@@ -256,8 +259,13 @@ def test_describe_leaves_out_what_the_handler_alone_needs(
 
 
 @pytest.fixture
-def counting(weights: Path) -> Server:
-    """A server with the metrics of metrics.yaml."""
+def counting(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server with the metrics of metrics.yaml, which fails the test for any other metric."""
+
+    def fail(name: str) -> None:
+        pytest.fail(f"declare {name} in handler/metrics.yaml")
+
+    monkeypatch.setattr("handler.metrics._warn_of_undeclared", fail)
     metrics = MetricsCacheYamlImpl("handler/metrics.yaml")
     metrics.initialize_cache()
     metrics.model_name = "catsdogs"
@@ -283,7 +291,6 @@ def test_a_batch_is_counted_with_labels_in_the_declared_order(
     headers = [{}, dict.fromkeys(form, FILE), {}]
     with caplog.at_level(logging.INFO):
         answers = counting.answer({"body": jpeg(1)}, form, {"body": b"no"}, headers=headers)
-    assert "is not declared" not in caplog.text
     totals = counted(caplog)
     seconds = totals.pop(f"prediction_latency_seconds {MODEL}")
     assert 0 < seconds < 30
@@ -372,13 +379,17 @@ def test_a_photo_of_a_request_without_any_id_has_a_line_all_the_same(
     assert (line["request_id"], line["photo"], line["status"]) == ("", 1, 200)
 
 
-def test_a_server_with_other_metrics_still_gets_answers(weights: Path, tmp_path: Path) -> None:
+def test_a_server_with_other_metrics_still_gets_answers_and_warns(
+    weights: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_undeclared.cache_clear()  # once per process
     other = tmp_path / "metrics.yaml"
     other.write_text("model_metrics: {gauge: [{name: other, unit: ms, dimensions: [Level]}]}")
     metrics = MetricsCacheYamlImpl(str(other))
     metrics.initialize_cache()
     ((status, _),) = Server(weights, metrics).answer({"body": jpeg()})
     assert status == 200
+    assert caplog.text.count("prediction_requests_total is not declared") == 1
 
 
 def test_a_form_of_photos_that_take_too_long_is_answered_as_far_as_time_goes(
