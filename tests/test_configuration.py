@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from files.walk import SUFFIXES
 from handler.photo import FORMATS, MAX_MEGAPIXELS, MAX_MEGAPIXELS_HEIF, MAX_MEGAPIXELS_JPEG, SIDE
 from handler.upload_folder import MAX_UPLOAD_BYTES
 from testing.load import DEADLINE
@@ -101,9 +102,16 @@ def text_of(name: str) -> str:
 
 @pytest.mark.parametrize("place", ["README.md", "gateway/page/openapi.yaml"])
 def test_every_format_is_documented(place: str) -> None:
-    text = (REPOSITORY / place).read_text().upper()
-    usual = {"HEIF": "HEIC"}  # as files are called
-    assert not [name for name in FORMATS if usual.get(name, name) not in text]
+    text = (REPOSITORY / place).read_text()
+    assert [name for name in FORMATS.values() if name not in text] == []
+
+
+def test_the_page_finds_photos_of_every_suffix_in_a_folder() -> None:
+    script = (REPOSITORY / "gateway/page/page.js").read_text()
+    (photo,) = re.findall(r"^const PHOTO = .*\s+/(.+)/i;", script, re.MULTILINE)
+    assert [suffix for suffix in sorted(SUFFIXES) if not re.search(photo, f"a{suffix}")] == []
+    assert not re.search(photo, ".hidden.jpg")
+    assert not re.search(photo, "list.txt")
 
 
 def test_every_setting_of_the_gateway_is_documented() -> None:

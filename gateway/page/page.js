@@ -7,7 +7,8 @@ const STILL_WAITING = 4_000; // ms
 const PATIENCE = 60_000; // ms; the gateway answers in half of that, after the upload
 const SLOWEST = 25; // bytes per ms of all uploads together
 
-const PHOTO = /^[^.].*\.(jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf])$/i; // in a folder
+const PHOTO = // in a folder
+  /^[^.].*\.(a?png|avifs?|bmp|gif|hei[cf]s?|hif|jfif|jpe|jpe?g|mpo|tiff?|webp)$/i;
 const LOST = "The file can't be read: it was moved, deleted or changed. Choose it again.";
 
 const $ = (selector, root = document) => root.querySelector(selector);

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from files.walk import SUFFIXES, walk
+from files.walk import SUFFIXES, may_be_photo, walk
 from handler.photo import FORMATS
+from testing.hostile import good_pictures
 
 
 def walked(root: Path, start: str = "") -> tuple[list[str], dict[str, str]]:
@@ -26,6 +27,15 @@ def make(root: Path, *names: str) -> None:
 def test_the_suffixes_are_those_of_all_formats_that_are_opened() -> None:
     opened = Image.registered_extensions().items()
     assert {suffix for suffix, name in opened if name in {*FORMATS, "MPO"}} == SUFFIXES
+
+
+@pytest.mark.parametrize("name", FORMATS.values())
+def test_a_photo_without_a_suffix_is_recognised_by_its_first_bytes(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "photo").write_bytes(good_pictures()[name])
+    # Raw photos begin like TIFF, and the two bytes of BMP begin many other files.
+    assert may_be_photo(str(tmp_path / "photo")) == (name not in ("TIFF", "BMP"))
 
 
 def test_all_files_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
