@@ -15,18 +15,20 @@ from testing.hostile.png import chunk
 from testing.hostile.spoil import mutations
 
 __all__ = [
-    "chunk", "encode", "good_pictures", "heif_grid", "hostile_files", "jpeg_sized", "mutations",
-    "picture", "with_ispe", "with_scans",
+    "FILES", "chunk", "encode", "good_pictures", "heif_grid", "hostile_files", "jpeg_sized",
+    "mutations", "picture", "with_ispe", "with_scans",
 ]  # fmt: skip
+
+
+FILES = {
+    "JPEG": jpeg.files, "PNG": png.files, "WebP": webp.files, "GIF": gif.files, "BMP": bmp.files,
+    "TIFF": tiff.files, "AVIF": avif.files, "HEIC": heic.files,
+    "no picture": others.no_pictures, "good or broken": others.good_and_broken,
+}  # fmt: skip
 
 
 def hostile_files() -> Hostile:
     """Name, bytes and the HTTP statuses that are right for them, for each hostile file."""
-    formats = {
-        "JPEG": jpeg.files, "PNG": png.files, "WebP": webp.files, "GIF": gif.files,
-        "BMP": bmp.files, "TIFF": tiff.files, "AVIF": avif.files, "HEIC": heic.files,
-        "no picture": others.no_pictures, "good or broken": others.good_and_broken,
-    }  # fmt: skip
-    for format_name, files in formats.items():
+    for format_name, files in FILES.items():
         for name, data, answers in files():
             yield f"{format_name}: {name}", data, answers
