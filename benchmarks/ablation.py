@@ -15,6 +15,7 @@ import json
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,7 @@ from training import markdown
 from training.augment import recompress
 from training.dataset import Split, excluded_photos
 from training.devices import CPU, autocast
-from training.files import write_json
+from training.files import UsageError, write_json
 from training.inference import split_logits
 from training.model import SimpleCNN, normalise
 from training.params import TrainParams, load_params
@@ -57,6 +58,8 @@ ROWS = {
 }  # fmt: skip
 WHOLE = list(ROWS)[-1]
 
+Results = dict[str, dict[str, Any]]  # by row: two accuracies, and which photos it was measured on
+
 
 def main() -> None:
     parser = command_line.parser(__doc__)
@@ -67,10 +70,20 @@ def main() -> None:
     results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name, params in planned(ours):
         if name not in results:
+            check_photos(results, Split(options.index, "train").photos_sha256)
             print(f"{name} (seed {params.seed})", file=sys.stderr)
             results[name] = run(options.index, options.teacher_stats, params)
             write_json(RESULT, results)
     markdown.write_between_marks(DOCUMENT, MARK, table(results))
+
+
+def check_photos(results: Results, photos_sha256: str) -> None:
+    """Raise UsageError if a row was measured on other photos. Old rows didn't note them."""
+    for name, row in results.items():
+        if row.get("photos_sha256", photos_sha256) != photos_sha256:
+            raise UsageError(
+                f"{RESULT}: {name!r} was measured on other photos; prepare those, or delete the row"
+            )
 
 
 def planned(ours: TrainParams) -> list[tuple[str, TrainParams]]:
@@ -85,7 +98,7 @@ def planned(ours: TrainParams) -> list[tuple[str, TrainParams]]:
     ]
 
 
-def run(index: Path, teacher_stats: Path, params: TrainParams) -> dict[str, float]:
+def run(index: Path, teacher_stats: Path, params: TrainParams) -> dict[str, float | str]:
     """Train on 4,000 photos in a temporary folder; accuracy on validation, clean and degraded."""
     split = Split(index, "train")
     order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
@@ -96,6 +109,7 @@ def run(index: Path, teacher_stats: Path, params: TrainParams) -> dict[str, floa
     return {
         "accuracy": float((logits.argmax(1) == labels).float().mean()),
         "degraded_accuracy": degraded_accuracy(network, validation, params),
+        "photos_sha256": split.photos_sha256,
     }
 
 
@@ -115,11 +129,15 @@ def degraded_accuracy(network: SimpleCNN, split: Split, params: TrainParams) -> 
     return right / len(split)
 
 
-def table(results: dict[str, dict[str, float]]) -> str:
+def table(results: Results) -> str:
     """The rows in Markdown, and the spread over seeds below them."""
+    of_seeds = [WHOLE, *(f"{WHOLE}, seed {seed}" for seed in SEEDS[1:])]
+    for name in [*ROWS, *of_seeds]:
+        if name not in results:
+            raise UsageError(f"{RESULT}: lacks {name!r}; run `python -m benchmarks.ablation`")
     keys = ("accuracy", "degraded_accuracy")
     rows = [[name, *(markdown.percent(results[name][key]) for key in keys)] for name in ROWS]
-    seeds = [results[WHOLE]] + [results[f"{WHOLE}, seed {seed}"] for seed in SEEDS[1:]]
+    seeds = [results[name] for name in of_seeds]
     spreads = []
     for key in keys:
         shares = [100 * row[key] for row in seeds]
