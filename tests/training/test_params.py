@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import FrozenInstanceError, fields
 from pathlib import Path
 from typing import get_type_hints
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from training.files import UsageError
-from training.params import Params, load_params
+from training.params import Params, TrainParams, load_params
 
 
 def changed(tmp_path: Path, section: str, **values: object) -> Path:
@@ -66,6 +67,12 @@ def test_every_number_has_a_range() -> None:
         field for section in sections for field in fields(section) if "str" not in field.type
     ]
     assert [field.name for field in numbers if "range" not in field.metadata] == []
+
+
+def test_parameters_newer_than_release_1_1_have_a_default() -> None:
+    """Otherwise runs of that time could not be read or resumed."""
+    earlier = json.loads(Path(__file__).with_name("catsdogs-1.1.json").read_text())
+    TrainParams(**earlier["training"]["params"])
 
 
 def test_what_finetune_does_not_name_is_as_in_train(tmp_path: Path) -> None:

@@ -107,13 +107,18 @@ def test_a_run_of_an_earlier_version_goes_on(
     longer = dataclasses.replace(params.train, epochs=4)
     earlier["params"]["epochs"] = 4
     earlier["schedule"]["total_steps"] = 4 * earlier["schedule"]["last_epoch"] // 3
-    for name in ("zoom_out", "smallest_zoom"):
+    newer = {
+        field.name: field.default
+        for field in dataclasses.fields(TrainParams)
+        if field.default is not dataclasses.MISSING
+    }
+    for name in newer:
         del earlier["params"][name]
     for row in earlier["history"]:
         del row["gpu_memory_gb"]
     earlier["pupil"] = earlier.pop("student_heads")
     torch.save(earlier, part / CHECKPOINT)
-    as_before = dataclasses.replace(longer, zoom_out=0.0, smallest_zoom=1.0)
+    as_before = dataclasses.replace(longer, **newer)
     train(
         index, part, as_before, teacher_stats=NO_TEACHER, resume=True, tracker=nullcontext(ignore)
     )
