@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pytest
