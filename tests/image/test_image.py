@@ -61,7 +61,7 @@ def test_nothing_is_written_but_in_tmp_and_uploads(start: Start) -> None:
 def test_what_is_there_serves_and_nothing_else(start: Start) -> None:
     container = start("--entrypoint", "sleep", command=("600",))
     assert sorted(container.run("ls", "/app").split()) == [
-        "config.properties", "gateway", "handler", "log4j2.xml", "model_store", "tools"
+        "config.properties", "files", "gateway", "handler", "log4j2.xml", "model_store", "tools"
     ]  # fmt: skip
     packages = container.run("ls", "/opt/venv/lib/python3.11/site-packages").lower()
     for name in ("mlflow", "pytest", "dvc", "model_archiver", "nvidia", "triton"):

@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from handler.photo import SIDE
-from training.dataset import AHEAD, BYTES, INDEX, PIXELS, Photo, PixelLoader, Split, write_csv
+from training.dataset import (
+    AHEAD,
+    BYTES,
+    INDEX,
+    PIXELS,
+    Photo,
+    PixelLoader,
+    Split,
+    listed,
+    write_csv,
+)
 
 
 @pytest.mark.parametrize("room", [0, 2**40], ids=["read ahead", "kept on the device"])
@@ -109,3 +119,19 @@ def test_a_photo_of_a_training_source_is_not_foreign(tmp_path: Path) -> None:
         | {("dog", "train", "ours"): 2}
     )
     assert split_of(tmp_path, photos, "validation").foreign.tolist() == [True] * 3 + [False]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_listed"),
+    [
+        ("photos/cat/1.jpg", True),  # the folder's name is given
+        ("other/cat/1.jpg", False),
+        ("mine/dog/2.jpg", True),  # any folder
+        ("mine/cat/2.jpg", False),
+        ("mine/2.jpg", False),
+    ],
+)
+def test_a_photo_is_excluded_by_its_path_with_or_without_the_data_folder(
+    path: str, is_listed: bool
+) -> None:
+    assert listed(path, {"photos/cat/1.jpg", "dog/2.jpg"}) == is_listed

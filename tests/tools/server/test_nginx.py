@@ -11,6 +11,7 @@ import socket
 import subprocess
 import threading
 from contextlib import ExitStack, closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ import requests
 
 from testing.repository import REPOSITORY
 from testing.servers import free_ports, listens, wait_until
-from tools.server import nginx
+from tools.server import nginx, settings
 
 
 def passed_on(text: str) -> list[dict[str, object]]:
@@ -39,6 +40,8 @@ def test_an_error_becomes_json_without_anything_of_the_client() -> None:
         '203.0.113.7, server: , request: "POST /predict HTTP/1.1", host: "x"\n'
     )
     assert (line["level"], line["message"]) == ("error", "client sent invalid chunked body")
+    age = datetime.now(UTC) - datetime.fromisoformat(line["time"])
+    assert abs(age) < timedelta(minutes=1)
     assert line.keys() == {"time", "level", "message"}
 
 
@@ -66,6 +69,20 @@ def test_a_long_log_of_errors_begins_again(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(path.name for path in tmp_path.iterdir()) == [log.name, f"{log.name}.1"]
     assert all(path.stat().st_size < 11_000 for path in tmp_path.iterdir())
     assert "499 " in json.loads(log.read_text().splitlines()[-1])["message"]
+
+
+def test_nobody_else_can_open_the_folder_of_uploads(tmp_path: Path) -> None:
+    uploads = tmp_path / "new" / "uploads"
+    folder, lock = nginx.new_sub_folder(uploads)
+    lock.close()
+    assert [path.stat().st_mode & 0o777 for path in (uploads, folder)] == [0o700, 0o700]
+
+
+def test_a_folder_that_can_not_be_made_is_named_with_its_variable(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(settings.NotServed, match=f"{file}.*set CATSDOGS_UPLOADS to another folder"):
+        nginx.new_sub_folder(file / "uploads")
 
 
 def test_files_beside_the_uploads_are_not_ours_to_delete(tmp_path: Path) -> None:

@@ -252,3 +252,12 @@ def test_a_client_that_leaves_is_no_error(
 def test_a_port_that_is_taken_is_named(watched: Watched, tmp_path: Path) -> None:
     with pytest.raises(settings.NotServed, match=f"port {watched.address[1]} is not free"):
         Watcher(tmp_path).start()
+
+
+def test_an_upload_that_is_answered_meanwhile_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "2").write_bytes(b"two")
+    found = [tmp_path / "1", tmp_path / "2"]
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(found))
+    assert list(watcher.file_sizes(tmp_path)) == [3]
