@@ -177,7 +177,7 @@ def test_the_largest_photos_do_not_get_it_killed(start: Start, cpus: str, memory
     container = start(*HARDENED, "--cpus", cpus, "--memory", memory, "--memory-swap", memory)
     wait_until(container.ready, SECONDS_TO_START)
     idle = container.memory()
-    assert re.search(rf"served by {cpus} workers", container.logs())
+    assert re.search(rf"served by {cpus} worker", container.logs())
     assert restarts(container) == 0
     # After the first explanation, a worker has the network twice in memory.
     asked = [*(("predict", p) for p in largest_photos() * 4), *[("explain", CAT)] * 6]

@@ -302,9 +302,10 @@ def test_stalled_uploads_do_not_get_the_gateway_killed(start_pod: Callable[..., 
     wait_until(lambda: pod.uploads() == 0)
 
 
-# Ids and command lines of the processes in a container but this one.
+# Ids and command lines of the processes in a container but this one and zombies.
 OTHERS = """import json, os, psutil
-print(json.dumps([(p.pid, p.cmdline()) for p in psutil.process_iter() if p.pid != os.getpid()]))"""
+found = {p.pid: p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()}
+print(json.dumps([(pid, command) for pid, command in found.items() if command]))"""
 KILL = "import os, sys; os.kill(int(sys.argv[1]), 9)"
 
 
@@ -327,13 +328,16 @@ def test_whichever_process_is_killed_photos_are_answered_again(
 
     with Load(pod, clients=8) as load:  # type: ignore[arg-type]
         load.wait_for(50)
-        for number in range(len(others(container))):
+        count = len(others(container))
+        for number in range(count):
+            wait_until(lambda: len(others(container)) == count)  # all that ended were replaced
             (pid, command), before = others(container)[number], len(load.failed())
             killed = time.monotonic()
             if pid == 1:  # ignores signals from its own namespace
                 docker("kill", "--signal", "KILL", container.name)
             else:
                 container.run("python", "-c", KILL, str(pid))
+            time.sleep(3)  # nginx's workers answer until the launcher notices, which ends them
             wait_until(functools.partial(is_back, killed), 180)
             print(f"{len(load.failed()) - before} lost by the end of {' '.join(command)[:80]}")
     assert [answer for answer in load.failed() if not answer.is_fair()] == []
