@@ -12,6 +12,7 @@ from testing.repository import CARD, REPOSITORY, VERSION
 from training.checkpoint import BEST
 from training.checkpoint import CARD as CARD_FILE
 from training.dataset import FOREIGN
+from training.files import UsageError
 from training.release import Homes, next_version, publish, write_app_version
 
 
@@ -74,10 +75,43 @@ def test_a_release_of_other_photos_asks_whether_the_words_about_them_hold(
     assert ("change data.about and data.limits in params.yaml" in output) == warned
 
 
+@pytest.mark.parametrize(("released", "following"), [("2.9", "2.10"), ("3.0.1", "3.0.2")])
+def test_a_release_without_a_number_has_the_next_one(
+    released: str, following: str, tmp_path: Path
+) -> None:
+    card = tmp_path / "catsdogs.json"
+    assert next_version(card) == "1.0"
+    card.write_text(json.dumps({"version": released}))
+    assert next_version(card) == following
+
+
+def test_released_are_the_weights_of_the_run_with_their_description(
+    evaluated: Path, homes: Homes
+) -> None:
+    publish(evaluated, homes, "3.7")
+    assert homes.weights.read_bytes() == (evaluated / BEST).read_bytes()
+    card = json.loads(homes.weights.with_suffix(".json").read_text())
+    assert card == json.loads((evaluated / CARD_FILE).read_text()) | {"version": "3.7"}
+
+
+def test_a_run_that_was_not_evaluated_is_refused_with_the_command(
+    evaluated: Path, homes: Homes
+) -> None:
+    remedy = f"run `python -m training evaluate {evaluated}`"
+    (evaluated / CARD_FILE).unlink()
+    with pytest.raises(UsageError, match=f"{evaluated / CARD_FILE}: missing; {remedy}"):
+        publish(evaluated, homes, None)
+    card = {key: value for key, value in CARD.items() if key != "training"}
+    (evaluated / CARD_FILE).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match=f"{evaluated / CARD_FILE}: .*; {remedy}"):
+        publish(evaluated, homes, None)
+
+
 def test_a_first_release_has_no_way_back(evaluated: Path, homes: Homes) -> None:
     for path in (homes.weights.with_suffix(".json"), homes.readme, homes.chart):
         path.unlink()
     output = publish(evaluated, homes, "2.0")
+    assert output.startswith(f"{homes.weights}: version 2.0\nwritten: ")
     assert "before" not in output
     assert "git" not in output
     assert not homes.readme.exists()
