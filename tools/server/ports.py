@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import re
 import socket
@@ -13,7 +12,14 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from tools.server.settings import NotServed, address, gateway_host, given, properties
+from tools.server.settings import (
+    NotServed,
+    address,
+    gateway_host,
+    given,
+    is_loopback,
+    properties,
+)
 
 
 class Listener(NamedTuple):
@@ -38,18 +44,15 @@ def address_listener(name: str) -> Listener | None:
             f"{variable} is {url.netloc}, but TorchServe doesn't support IPv6; set an address such "
             "as http://127.0.0.1:8080 (CATSDOGS_HOST, for the gateway, may be an IPv6 address)"
         )
-    check_loopback(variable, host)
+    if name == "management":
+        check_loopback(variable, host)
     form = f"{url.scheme}://{host}:{{}}"
     return Listener(name, host, number(variable, port), variable, form) if host else None
 
 
 def check_loopback(variable: str, host: str) -> None:
-    """Raise NotServed for a `host` that other machines reach: TorchServe has no limits or keys."""
-    try:
-        is_private = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_private = host in ("", "localhost")
-    if not is_private:
+    """Raise NotServed for a `host` that other machines reach: management runs any code."""
+    if not is_loopback(host):
         raise NotServed(
             f"{variable}: {host} is not on loopback; set 127.0.0.1. Clients reach the gateway at "
             "CATSDOGS_HOST"

@@ -11,6 +11,7 @@ import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 CONFIG = Path("config.properties")
 GATEWAY = Path(__file__).resolve().parents[2] / "gateway"
@@ -152,14 +153,29 @@ def warnings() -> list[str]:
         found.append("CATSDOGS_API_KEY is for clients; only CATSDOGS_API_KEYS makes keys required")
     if lost := sorted(set(last_chosen()) - chosen().keys()):
         found.append(f"the last server was started with {', '.join(lost)}, this one is not")
+    for name in ("inference", "metrics"):
+        host = urlsplit(address(name)).hostname or ""
+        if not is_loopback(host):
+            found.append(
+                f"TS_{name.upper()}_ADDRESS opens TorchServe, which has neither limits nor keys, "
+                f"on {host}"
+            )
     # A container's ports are published explicitly.
-    if not logs_to_stdout() and not ipaddress.ip_address(gateway_host()).is_loopback:
+    if not logs_to_stdout() and not is_loopback(gateway_host()):
         keys = "" if api_keys() else ", without API keys"
         found.append(
             f"other machines may reach ports {given('CATSDOGS_PORT')} and "
             f"{given('CATSDOGS_METRICS_PORT')} of this one{keys}; let a firewall close the latter"
         )
     return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; "" is a socket file."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
 
 
 def check_files() -> None:

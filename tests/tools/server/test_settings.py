@@ -13,6 +13,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testing.repository import REPOSITORY
 from tools.server import nginx, ports, settings
 
 PORTS = {"PORT": "8000", "METRICS_PORT": "8002", "HTTP_PORT": "80"}
@@ -94,6 +95,7 @@ def test_a_port_that_any_address_has_is_taken_on_each() -> None:
 
 
 def test_an_open_address_is_told_to_whom_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
     monkeypatch.delenv("CATSDOGS_LOGS", raising=False)
     with served_at("0.0.0.0"):
         (told,) = settings.warnings()
@@ -102,3 +104,14 @@ def test_an_open_address_is_told_to_whom_it_opens(monkeypatch: pytest.MonkeyPatc
         assert not settings.warnings()
     with served_at("127.0.0.1"):
         assert not settings.warnings()
+
+
+@pytest.mark.parametrize("name", ["INFERENCE", "METRICS"])
+def test_torchserve_is_opened_only_with_a_warning(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv(f"TS_{name}_ADDRESS", "http://0.0.0.0:8080")
+    with served_at("127.0.0.1"):
+        (told,) = settings.warnings()
+    assert told.startswith(f"TS_{name}_ADDRESS opens TorchServe")
