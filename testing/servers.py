@@ -76,8 +76,9 @@ class Server:
         return started.stdout
 
     def lines(self, log: str) -> list[dict[str, Any]]:
-        """The lines of a JSON log, without an incomplete last line."""
-        text = (self.folder / "logs" / log).read_text()
+        """The lines of a JSON log, without an incomplete last line; none before its first one."""
+        file = self.folder / "logs" / log
+        text = file.read_text() if file.exists() else ""
         return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
     def state(self) -> dict[str, Any]:
