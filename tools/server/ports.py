@@ -112,9 +112,9 @@ def is_same(one: Listener, other: Listener) -> bool:
 
 
 def is_taken(listener: Listener) -> bool:
-    """Whether another program listens there.
+    """Whether another program listens there. Raises NotServed if this machine lacks the address.
 
-    Raises NotServed if this machine lacks the address, or if this user may not open the port.
+    Other errors are left to the server, which may have rights that this process lacks.
     """
     family = socket.AF_INET6 if ":" in listener.host else socket.AF_INET
     try:
@@ -127,10 +127,6 @@ def is_taken(listener: Listener) -> bool:
             raise NotServed(
                 f"{listener.host} ({listener.name}) is not an address of this machine; set one it "
                 "has, such as 127.0.0.1"
-            ) from error
-        if error.errno == errno.EACCES:
-            raise NotServed(
-                f"{named(listener)} needs rights that this user lacks; set {moved(listener)}"
             ) from error
         return error.errno == errno.EADDRINUSE
     return False
