@@ -69,8 +69,10 @@ pytestmark = needs_helm
         {"settings": {"TS_DEFAULT_WORKERS_PER_MODEL": "two"}},
         {"settings": {"TS_NUMBER_OF_NETTY_THREADS": -1}},
         {"settings": {"CATSDOGS_WATCHER_PORT": "80o4"}},
-        {"settings": {"CATSDOGS_CANARY": 100}},
-        {"settings": {"CATSDOGS_CANARY_VERSION": 3.0}},  # would become 3
+        {"settings": {"CATSDOGS_CANARY": 100, "CATSDOGS_CANARY_VERSION": "3.0"}},
+        {"settings": {"CATSDOGS_CANARY": 10, "CATSDOGS_CANARY_VERSION": 3.0}},  # would become 3
+        {"settings": {"CATSDOGS_CANARY": 10}},
+        {"settings": {"CATSDOGS_CANARY_VERSION": "3.0"}},
         {"settings": {"CATSDOGS_TRUSTED_PROXIES": 10}},
         {"podLabels": {"app.kubernetes.io/name": "x"}},
         {"podLabels": {"app.kubernetes.io/component": "x"}},
