@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import os
 import subprocess
 import sys
 import threading
@@ -18,9 +20,12 @@ from training.dataset import (
     Photo,
     PixelLoader,
     Split,
+    excluded_photos,
     listed,
     write_csv,
 )
+from training.files import UsageError
+from training.params import Params
 
 
 @pytest.mark.parametrize("room", [0, 2**40], ids=["read ahead", "kept on the device"])
@@ -135,3 +140,26 @@ def test_a_photo_is_excluded_by_its_path_with_or_without_the_data_folder(
     path: str, is_listed: bool
 ) -> None:
     assert listed(path, {"photos/cat/1.jpg", "dog/2.jpg"}) == is_listed
+
+
+def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_path: Path) -> None:
+    path = Split(index, "train").photos[0].path
+    csv_file = tmp_path / "list.csv"
+    csv_file.write_text(f"path,why\n{path},drawn\n")
+    excluded = excluded_photos(dataclasses.replace(params.train, excluded=str(csv_file)))
+    assert excluded == {path}
+    split = Split(index, "train", excluded)
+    assert path not in {photo.path for photo in split.photos}
+    assert split.left_out == 1
+    with pytest.raises(UsageError, match="not a CSV file with a column"):
+        excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_a_list_of_excluded_photos_may_come_from_excel_or_have_names_that_are_not_utf_8(
+    params: Params, tmp_path: Path, encoding: str
+) -> None:
+    csv_file = tmp_path / "list.csv"
+    csv_file.write_bytes("path,why\ncat/m\u00fcde.jpg,drawn\n".encode(encoding))
+    (path,) = excluded_photos(dataclasses.replace(params.train, excluded=str(csv_file)))
+    assert os.fsencode(path) == "cat/m\u00fcde.jpg".encode(encoding.removesuffix("-sig"))

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,30 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import ExifTags, Image
-from scipy.sparse.csgraph import connected_components
 
 from handler.photo import decode_photo
 from testing.repository import REPOSITORY
 from testing.servers import wait_until
 from tests.made_photos import made_photo
-from training.dataset import Photo, Split, read_index
+from training.dataset import Split, read_index
 from training.files import UsageError
 from training.folders import PhotoFile
-from training.params import Params, PrepareParams
+from training.params import Params
 from training.prepare import CHUNK, REJECTED, _read_photo, in_order, prepare, readers
-from training.split import FEWEST, fewest_photos, fill, look_alikes, split_photos
-
-SPLIT = PrepareParams(
-    seed=1,
-    validation_share=0.1,
-    test_share=0.1,
-    minimum_side=16,
-    look_alike_distance=2,
-    validation_sources=[],
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +32,6 @@ def index(photos: Path, params: Params, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("prepared") / "index"
     prepare([photos], folder, params.prepare)
     return folder
-
-
-def made_index(hashes: list[int], labels: list[str] | None = None) -> list[Photo]:
-    """Rows for photos with these perceptual hashes."""
-    labels = labels or ["cat"] * len(hashes)
-    return [
-        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", 1, f"{value:016x}", "", "photos")
-        for n, (label, value) in enumerate(zip(labels, hashes, strict=True))
-    ]
 
 
 def test_each_photo_is_indexed_with_what_its_file_holds(photos: Path, index: Path) -> None:
@@ -113,110 +89,6 @@ def test_splits_cover_all_photos_once_in_the_given_shares(index: Path) -> None:
         for split, number in (("train", 32), ("validation", 4), ("test", 4))
         for label in ("cat", "dog")
     }
-
-
-@given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=60),
-    st.data(),
-)
-@settings(deadline=None)
-def test_look_alikes_share_a_split_whatever_their_order(
-    hashes: list[int], data: st.DataObject
-) -> None:
-    twins = [value ^ data.draw(st.sampled_from([0, 1, 3, 2**63])) for value in hashes]
-    rows = made_index(hashes + twins)
-    split_of = {row.path: row.split for row in split_photos(rows, SPLIT)}
-    for n in range(len(hashes)):
-        assert split_of[f"cat/{n}.jpg"] == split_of[f"cat/{n + len(hashes)}.jpg"]
-    shuffled = data.draw(st.permutations(rows))
-    assert {row.path: row.split for row in split_photos(shuffled, SPLIT)} == split_of
-
-
-def test_further_photos_move_few_of_the_old_ones() -> None:
-    random = np.random.default_rng(0)
-    hashes = [int(value) for value in random.integers(0, 2**63, 1000)]
-    before = split_photos(made_index(hashes[:900]), SPLIT)
-    after = split_photos(made_index(hashes), SPLIT)
-    moved = sum(old.split != new.split for old, new in zip(before, after, strict=False))
-    assert moved < 40
-
-
-@given(st.integers(0, 60), st.integers(1, 60), st.floats(0, 0.5), st.floats(0, 0.5))
-@settings(deadline=None)
-def test_each_class_is_split_in_the_given_shares_as_near_as_whole_photos_come(
-    cats: int, dogs: int, validation: float, test: float
-) -> None:
-    params = dataclasses.replace(
-        SPLIT, validation_share=validation, test_share=test, look_alike_distance=0
-    )
-    rows = made_index(list(range(cats + dogs)), ["cat"] * cats + ["dog"] * dogs)
-    counts = Counter((photo.label, photo.split) for photo in split_photos(rows, params))
-    assert {split for _, split in counts} <= {"train", "validation", "test"}
-    for label, total in (("cat", cats), ("dog", dogs)):
-        assert abs(counts[label, "test"] - test * total) <= 0.5
-        assert counts[label, "validation"] <= validation * total + 0.5
-        assert abs(counts[label, "train"] - (1 - test - validation) * total) <= 1
-
-
-def test_another_seed_gives_another_split() -> None:
-    rows = made_index([int(v) for v in np.random.default_rng(0).integers(0, 2**63, 100)])
-    other = dataclasses.replace(SPLIT, seed=2)
-    assert split_photos(rows, SPLIT) != split_photos(rows, other)
-
-
-@pytest.mark.parametrize("distance", [0, 1, 6, 12])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_look_alikes_are_those_that_a_comparison_of_all_pairs_finds(
-    distance: int, seed: int
-) -> None:
-    random = np.random.default_rng(seed)
-    hashes = random.integers(0, 2**64, 300, dtype=np.uint64)
-    steps = [hashes[:1]]  # a chain with dissimilar ends
-    for _ in range(100):
-        steps.append(flipped(steps[-1], distance, random))
-    twins = [flipped(hashes, bits, random) for bits in range(distance + 2)]
-    hashes = np.concatenate([hashes, *steps, *twins, hashes[:50]])
-    near = np.bitwise_count(hashes[:, None] ^ hashes) <= distance
-    expected = connected_components(near, directed=False)[1]
-    groups = look_alikes(made_index([int(value) for value in hashes]), distance)
-    assert len(set(zip(groups, expected, strict=True))) == len(set(groups)) == len(set(expected))
-
-
-def flipped(hashes: np.ndarray, bits: int, random: np.random.Generator) -> np.ndarray:
-    """The hashes with `bits` random bits of each flipped."""
-    places = np.argsort(random.random((len(hashes), 64)), axis=1)[:, :bits].astype(np.uint64)
-    return hashes ^ (np.uint64(1) << places).sum(axis=1, dtype=np.uint64)
-
-
-@pytest.mark.parametrize("bits", [0, 15])
-def test_thousands_of_frames_of_one_video_are_one_group_in_little_memory(bits: int) -> None:
-    random = np.random.default_rng(0)
-    frames = np.full(8000, random.integers(2**63), np.uint64)
-    frames ^= random.integers(0, 2**bits, len(frames), dtype=np.uint64)  # some bits flicker
-    others = random.integers(0, 2**64, 2000, dtype=np.uint64)
-    photos = made_index([int(value) for value in np.concatenate([frames, others])])
-    tracemalloc.start()
-    groups = look_alikes(photos, 6)
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert len(set(groups[:8000])) == 1
-    assert peak < 50e6  # all pairs of equal hashes took 1.5 GB
-
-
-def test_a_group_larger_than_a_splits_share_is_trained_on_and_named() -> None:
-    random = np.random.default_rng(0)
-    hashes = [7] * 30 + [int(value) for value in random.integers(0, 2**63, 70)]
-    for seed in range(20):
-        lines: list[str] = []
-        params = dataclasses.replace(SPLIT, seed=seed)
-        photos = split_photos(made_index(hashes), params, lines.append)
-        assert {photo.split for photo in photos[:30]} == {"train"}
-        counts = Counter(photo.split for photo in photos)
-        assert counts["test"] == counts["validation"] == 10
-        assert lines == [
-            "30 photos of cat look like cat/0.jpg: more than validation or test should contain, "
-            "so all of them go to training"
-        ]
 
 
 def test_a_link_to_an_index_leads_to_the_new_one(
@@ -282,11 +154,6 @@ def test_photos_never_pile_up_where_the_disk_is_slow() -> None:
             taken.append(path)
             assert len(begun) - len(taken) <= CHUNK * (4 * (os.cpu_count() or 1) + 2)
     assert taken == files
-
-
-def test_hashes_within_the_distance_share_a_group_in_chains() -> None:
-    groups = look_alikes(made_index([0b0, 0b11, 0b1111, 0xFFFF0000]), distance=2)
-    assert groups[0] == groups[1] == groups[2] != groups[3]
 
 
 @pytest.fixture
@@ -389,16 +256,6 @@ def test_a_class_with_too_few_photos_for_every_split_is_named(
     with pytest.raises(UsageError, match="dog: has 40 usable photos, . of them .* look alike"):
         prepare([data], tmp_path / "index", params.prepare)
     assert not (tmp_path / "index").exists()
-
-
-@given(st.floats(0.01, 0.4), st.floats(0.01, 0.4))
-def test_the_fewest_photos_are_in_every_split_and_one_less_is_not(
-    validation: float, test: float
-) -> None:
-    shares = dataclasses.replace(SPLIT, validation_share=validation, test_share=test)
-    fewest = fewest_photos(shares)
-    assert Counter(FEWEST) <= Counter(fill([1] * fewest, shares))
-    assert not Counter(FEWEST) <= Counter(fill([1] * (fewest - 1), shares))
 
 
 def test_prepare_replaces_nothing_but_an_earlier_index(

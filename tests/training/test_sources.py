@@ -6,7 +6,7 @@ import csv
 import dataclasses
 import io
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from handler.photo import decode_photo
 from tests.made_photos import made_photo
 from training.checkpoint import CHECKPOINT
-from training.dataset import INDEX, UNKNOWN, Photo, Split, read_index
+from training.dataset import INDEX, UNKNOWN, Split, read_index
 from training.epoch import changed_batch
 from training.evaluate import evaluate
 from training.files import UsageError, load_torch
@@ -25,30 +25,8 @@ from training.folders import find_files
 from training.model_card import summary, write_model_card
 from training.params import Params, PrepareParams
 from training.prepare import REJECTED, prepare
-from training.split import split_photos
 from training.teach import teach
 from training.train import train
-
-
-def made_rows(count: int, source: str, label: str = "cat", first: int = 0) -> list[Photo]:
-    """Rows of photos without look-alikes; files with a source have it in their name."""
-    name = "" if source == "photos" else f"{source}__"
-    hashes = np.random.default_rng(first).integers(0, 2**63, count)
-    return [
-        Photo(
-            f"{label}/{name}{first + n}.jpg", label, 1, 50, 50, f"{first + n:064x}", 1,
-            f"{int(value):016x}", "", source,
-        )
-        for n, value in enumerate(hashes)
-    ]  # fmt: skip
-
-
-def alike(photo: Photo, other: Photo) -> Photo:
-    return dataclasses.replace(photo, perceptual_hash=other.perceptual_hash)
-
-
-def splits(photos: list[Photo], params: PrepareParams) -> dict[str, str]:
-    return {photo.path: photo.split for photo in split_photos(photos, params, lambda line: None)}
 
 
 def save(folder: Path, label: str, names: dict[str, int]) -> None:
@@ -71,47 +49,6 @@ def foreign(tmp_path: Path) -> Path:
 
 def validating(params: Params, *sources: str) -> PrepareParams:
     return dataclasses.replace(params.prepare, validation_sources=list(sources))
-
-
-def test_named_sources_are_whole_and_the_shares_divide_the_others_as_before(
-    params: Params,
-) -> None:
-    own = made_rows(200, "photos")
-    named = made_rows(30, "ads", first=1000) + made_rows(30, "voc", first=2000)
-    before = splits(own, params.prepare)
-    after = splits(named + own, validating(params, "ads"))
-    assert {path: after[path] for path in before} == before
-    of_source = defaultdict(set)
-    for photo in named:
-        of_source[photo.source].add(after[photo.path])
-    assert of_source == {"ads": {"validation"}, "voc": {"train"}}
-
-
-def test_look_alikes_of_a_named_source_go_with_it_and_a_validating_one_comes_first(
-    params: Params,
-) -> None:
-    own = made_rows(100, "photos")
-    ads, voc = made_rows(2, "ads", first=1000), made_rows(2, "voc", first=2000)
-    photos = own + [alike(ads[0], own[0]), ads[1], alike(voc[0], own[1]), alike(voc[1], ads[1])]
-    split_of = splits(photos, validating(params, "ads"))
-    assert split_of[own[0].path] == "validation"
-    assert split_of[own[1].path] == "train"
-    assert split_of[voc[1].path] == split_of[ads[1].path] == "validation"
-
-
-def test_photos_without_a_label_are_trained_on_unless_they_look_like_held_out_ones(
-    params: Params,
-) -> None:
-    own, ads = made_rows(100, "photos"), made_rows(5, "ads", first=1000)
-    before = splits(own, params.prepare)
-    chosen = {split: next(p for p in own if before[p.path] == split) for split in before.values()}
-    extra = made_rows(4, "photos", "", first=3000)
-    extra[:3] = [alike(e, chosen[s]) for e, s in zip(extra, sorted(chosen), strict=False)]
-    extra += [dataclasses.replace(made_rows(1, "ads", "", first=4000)[0], source="ads")]
-    after = splits(own + ads + extra, validating(params, "ads"))
-    assert sorted(chosen) == ["test", "train", "validation"]
-    assert [after[photo.path] for photo in extra] == ["", "train", "", "train", ""]
-    assert {path: after[path] for path in before} == before
 
 
 def test_several_folders_are_one_index_with_a_column_for_the_source(

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from tests.training.conftest import NO_TEACHER, THREADS, ignore
 from training import checkpoint
 from training.checkpoint import BEST, CHECKPOINT, HISTORY
-from training.dataset import INDEX, Split, excluded_photos
+from training.dataset import INDEX, Split
 from training.epoch import order_of_epoch, resized, steps_in_epoch, update_average
 from training.evaluate import evaluate
 from training.files import UsageError, load_torch
@@ -216,29 +215,6 @@ def test_a_run_that_cannot_go_on_is_replaced_when_asked(
     listed.write_text("path\n")
     assert go(without) == first != second  # DVC sees that the list has changed
     assert go(dataclasses.replace(short, seed=2)) != first
-
-
-def test_excluded_photos_are_not_trained_on(index: Path, params: Params, tmp_path: Path) -> None:
-    path = Split(index, "train").photos[0].path
-    listed = tmp_path / "list.csv"
-    listed.write_text(f"path,why\n{path},drawn\n")
-    excluded = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
-    assert excluded == {path}
-    split = Split(index, "train", excluded)
-    assert path not in {photo.path for photo in split.photos}
-    assert split.left_out == 1
-    with pytest.raises(UsageError, match="not a CSV file with a column"):
-        excluded_photos(dataclasses.replace(params.train, excluded=str(tmp_path / "none")))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
-def test_a_list_of_excluded_photos_may_come_from_excel_or_have_names_that_are_not_utf_8(
-    params: Params, tmp_path: Path, encoding: str
-) -> None:
-    listed = tmp_path / "list.csv"
-    listed.write_bytes("path,why\ncat/m\u00fcde.jpg,drawn\n".encode(encoding))
-    (path,) = excluded_photos(dataclasses.replace(params.train, excluded=str(listed)))
-    assert os.fsencode(path) == "cat/m\u00fcde.jpg".encode(encoding.removesuffix("-sig"))
 
 
 def test_a_run_is_not_resumed_with_other_steps_or_excluded_photos(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import urllib3
 
 from handler.upload_folder import MAX_UPLOAD_BYTES
 from testing.servers import free_ports, wait_until
@@ -211,9 +212,8 @@ def test_a_picture_that_came_too_late_says_nothing_about_photos(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched.torchserve.is_quick.clear()
-    monkeypatch.setattr(watcher, "SECONDS_BUSY", 0.1)  # the picture's limit, too
+    watched.watcher.probe.pool = urllib3.PoolManager(retries=False, timeout=0.1)
     watched.watcher.probe.ask()
-    monkeypatch.setattr(watcher, "SECONDS_BUSY", 20)
     monkeypatch.setattr(watcher, "SECONDS_BETWEEN", 60)
     assert watched.ready() == 503
     watched.write(HEADER + b"/predict 200 0.012 0")
