@@ -1,9 +1,13 @@
-# An existing environment keeps its Python, so another one that is named would have no effect.
+# An existing environment keeps its Python, so PYTHON=... would have no effect. (The environment's variable of that
+# name may be meant for other programs.)
 MINOR    = import sys; print(*sys.version_info[:2], sep=".")
-ifneq ($(filter environment command,$(firstword $(origin PYTHON))),)
+ifeq ($(origin PYTHON),command line)
+  ASKED := $(shell $(PYTHON) -c '$(MINOR)' 2>/dev/null)
   HAS   := $(shell .venv/bin/python -c '$(MINOR)' 2>/dev/null)
-  ifneq ($(HAS),$(if $(HAS),$(shell $(PYTHON) -c '$(MINOR)' 2>/dev/null)))
-    $(error .venv has Python $(HAS), not that of PYTHON=$(PYTHON); remove it first: rm -r .venv)
+  ifeq ($(ASKED),)
+    $(error PYTHON=$(PYTHON) can't be run; name an installed Python 3.11, 3.12 or 3.13)
+  else ifneq ($(HAS),$(if $(HAS),$(ASKED)))
+    $(error .venv has Python $(HAS), not $(ASKED) as PYTHON=$(PYTHON); remove it first: rm -r .venv)
   endif
 endif
 # The newest Python that can create a virtual environment; looked up only when one is created. A name on

@@ -81,13 +81,38 @@ def test_another_python_than_that_of_the_environment_is_refused(folder: Path) ->
     for target in (".venv/.serving", "demo"):
         done = dry_run(folder, "PYTHON=python3.13", target=target)
         assert done.returncode == 2
-        assert ".venv has Python 3.12, not that of PYTHON=python3.13; remove it" in done.stderr
+        assert ".venv has Python 3.12, not 3.13 as PYTHON=python3.13; remove it" in done.stderr
     assert dry_run(folder, "PYTHON=python3.12", target="stop").returncode == 0
     assert dry_run(folder, target="stop").returncode == 0
 
 
+@pytest.mark.parametrize("has_environment", [True, False])
+@pytest.mark.parametrize("named", ["python3.10", ""])
+def test_a_python_that_can_not_be_run_is_named(
+    folder: Path, named: str, has_environment: bool
+) -> None:
+    if has_environment:
+        program(folder / ".venv/bin/python", "echo 3.12")
+    done = dry_run(folder, f"PYTHON={named}")
+    assert done.returncode == 2
+    assert f"PYTHON={named} can't be run; name an installed Python" in done.stderr
+    assert "rm -r" not in done.stderr
+
+
+@pytest.mark.parametrize("named", ["python3.13", "python3.10", ""])
+def test_a_python_that_the_environment_names_for_other_programs_stops_nothing(
+    folder: Path, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON", named)
+    program(folder / ".venv/bin/python", ABLE)
+    program(folder / "bin/python3.13", "echo 3.13")
+    for target in ("help", "stop", ".venv/.serving"):
+        assert dry_run(folder, target=target).returncode == 0
+
+
 def test_a_python_that_is_named_decides(folder: Path) -> None:
     program(folder / "bin/python3.13", ABLE)
+    program(folder / "bin/mine", "echo 3.12")
     assert "\nmine -m venv --clear .venv\n" in dry_run(folder, "PYTHON=mine").stdout
 
 
