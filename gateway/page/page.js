@@ -17,7 +17,7 @@ const examples = document.querySelectorAll("[data-example]");
 const cards = []; // {name, photo, note, answer}
 const waiting = []; // functions that ask
 let running = 0;
-let threshold = Infinity; // of the confidence, for `certain`
+let known = {}; // the default version, and its threshold of the confidence for `certain`
 
 function add(files) {
   for (const file of files) addPhoto(file, file.name || "pasted photo");
@@ -207,7 +207,8 @@ function showAnswer(card, answer) {
     return bar;
   });
   $(".bars", card.element).replaceChildren(...bars);
-  const strange = !answer.certain && answer.confidence >= threshold && "unlike the photos that the model knows";
+  const isSure = answer.model_version === known.version && answer.confidence >= known.threshold;
+  const strange = isSure && !answer.certain && "unlike the photos that the model knows";
   const about = [strange, `${card.milliseconds} ms`, `model ${answer.model_version}`, card.note];
   $(".about", card.element).textContent = about.filter(Boolean).join(" · ");
   $(".explain", card.element).hidden = false;
@@ -298,8 +299,8 @@ function download() {
 async function askForClasses() {
   try {
     const [model] = await (await fetch("model/info")).json();
-    const { classes } = model.customizedMetadata;
-    ({ threshold } = model.customizedMetadata);
+    const { classes, threshold } = model.customizedMetadata;
+    known = { version: model.modelVersion, threshold };
     const choice = `${classes.slice(0, -1).join(", ")} or ${classes.at(-1)}?`;
     const question = classes.length > 5 ? `Which of ${classes.length} classes?` : sentence(choice);
     document.title = $("h1").textContent = question;

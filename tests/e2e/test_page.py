@@ -358,6 +358,34 @@ def test_examples_of_other_classes_than_the_models_are_hidden(page: Page) -> Non
     expect(page.get_by_role("button", name="Try a photo of a cat")).to_be_hidden()
 
 
+def test_a_confident_answer_that_is_not_certain_says_why(page: Page) -> None:
+    model = {
+        "modelVersion": "2.1",
+        "customizedMetadata": {"classes": ["cat", "dog"], "threshold": 0.9},
+    }
+    page.route("**/model/info", lambda route: route.fulfill(json=[model]))
+    page.reload()
+    expect(page.locator("h1")).to_have_text("Cat or dog?")
+    answer: dict[str, object] = {}
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    for confidence, certain, version, is_strange in (
+        (0.95, False, "2.1", True),
+        (0.95, True, "2.1", False),
+        (0.85, False, "2.1", False),
+        (0.95, False, "3.0", False),  # a canary, whose threshold may be higher
+    ):
+        answer |= {
+            "label": "cat", "confidence": confidence, "certain": certain, "model_version": version,
+            "probabilities": {"cat": confidence, "dog": 1 - confidence},
+        }  # fmt: skip
+        page.set_input_files("#files", CAT)
+        expect(page.locator("#count")).to_have_text("1 of 1 answered")
+        about = page.locator(".card .about").text_content() or ""
+        assert ("unlike the photos that the model knows" in about) == is_strange
+        assert f"model {version}" in about
+        page.click("#clear")
+
+
 @pytest.mark.parametrize(
     ("status", "verdict"), [(502, "gave no reason."), (413, "is too large; send a smaller copy")]
 )
