@@ -371,7 +371,8 @@ def _check_size(photo: Image.Image, limit: int, kind: str) -> None:
     width, height = photo.size
     if min(width, height) < MIN_SIDE:
         raise InvalidPhotoException(
-            f"photo has {width}x{height} pixels; send at least {MIN_SIDE} on each side"
+            f"photo has {width}x{height} pixels; each side needs at least {MIN_SIDE}: send a "
+            "larger copy"
         )
     if width * height > limit * 1_000_000:
         raise PhotoTooLargeException(

@@ -103,6 +103,12 @@ def test_a_link_to_an_index_leads_to_the_new_one(
     assert [path.name for path in (tmp_path / "large disk").iterdir()] == ["index"]
 
 
+def test_what_is_wrong_with_a_photo_is_kept_without_the_advice_to_clients(tmp_path: Path) -> None:
+    Image.new("RGB", (10, 40)).save(tmp_path / "thin.png")
+    reason = _read_photo(16, PhotoFile(tmp_path, "thin.png", "cat", ""))
+    assert reason == "unreadable: photo has 10x40 pixels; each side needs at least 16"
+
+
 def test_a_film_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "film.mov").open("wb") as file:
         file.truncate(10**13)
