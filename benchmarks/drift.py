@@ -24,7 +24,7 @@ from handler.predictor import Predictor
 from testing.repository import CARD, VERSION
 from testing.traffic import PER_STEP, STEP, firing
 from training.dataset import Split
-from training.files import write_json
+from training.files import UsageError, write_json
 from training.markdown import percent, table, write_between_marks
 from training.predict import load_predictor
 
@@ -86,12 +86,17 @@ def main() -> None:
     command_line.needs("promtool", "prometheus")
     test, validation = Split(options.index, "test"), Split(options.index, "validation")
     foreign = np.flatnonzero(validation.foreign)
+    if not len(foreign):
+        raise UsageError(
+            f"{options.index} has no foreign validation photos, of which half of the release's "
+            "reference is; name their sources in prepare.validation_sources"
+        )
     predictor = load_predictor(ROOT / "models/catsdogs.pt", CARD)
     seen = {}
     for name, change in CHANGES.items():
         own = see(predictor, test, range(len(test)), change, name)
         others = see(predictor, validation, foreign, change, f"{name}, foreign")
-        repeats = round(len(own) / len(others)) if others else 0
+        repeats = round(len(own) / len(others))
         seen[name] = own + others * repeats  # so that both have about the same weight
     result = {
         "release": VERSION,
