@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def test_with_a_certificate_the_gateway_speaks_https_and_sends_browsers_on_to_it
     plain_on_secure = secure.replace("https", "http")
     confused = requests.get(plain_on_secure, timeout=30)
     assert confused.status_code == confused.json()["code"] == 400
+    assert "accepts only HTTPS" in confused.json()["message"]
 
     plain = f"http://127.0.0.1:{own_server.environment['CATSDOGS_HTTP_PORT']}"
     sent_on = requests.get(f"{plain}/predict", allow_redirects=False, timeout=30)
@@ -94,8 +96,21 @@ def test_a_renewed_certificate_is_taken_up_without_a_start(
     own_server.start()
     assert "first" in subject(own_server)
     write_certificate(tmp_path, "second")
-    own_server.launcher().send_signal(1)  # SIGHUP
+    own_server.launcher().send_signal(signal.SIGHUP)
     wait_until(lambda: "second" in subject(own_server))
+    write_certificate(tmp_path, "third")
+    asked = own_server.serve("--reload")
+    assert asked.returncode == 0, asked.stderr
+    wait_until(lambda: "third" in subject(own_server))
+    state = {key: value for key, value in own_server.state().items() if key != "warnings"}
+    (own_server.folder / "logs/serve.json").write_text(json.dumps(state))
+    refused = own_server.serve("--reload")  # the signal would end a server of release 2.1
+    assert refused.returncode == 2
+    assert "was started by an earlier version" in refused.stderr
+    own_server.stop()
+    refused = own_server.serve("--reload")
+    assert refused.returncode == 2
+    assert "the gateway is not running in this folder" in refused.stderr
 
 
 @pytest.mark.slow

@@ -170,11 +170,12 @@ def end_session(process: subprocess.Popen[bytes], seconds: float) -> None:
         end(process, seconds)
     left = [other for other in psutil.process_iter() if session(other) == process.pid]
     for other in left:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):  # it has just ended
             other.terminate()
     _, alive = psutil.wait_procs(left, timeout=5)
     for other in alive:
-        other.kill()
+        with suppress(psutil.Error):
+            other.kill()
 
 
 def session(process: psutil.Process) -> int | None:

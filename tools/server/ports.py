@@ -33,12 +33,12 @@ class Listener(NamedTuple):
 
 
 def address_listener(name: str) -> Listener | None:
-    """A listener of TorchServe; None for a socket file, or if TorchServe chooses the port.
+    """A listener of TorchServe; None for a socket file.
 
     Raises NotServed for an IPv6 address; TorchServe itself needs 10 s to refuse one.
     """
     variable, url = f"TS_{name.upper()}_ADDRESS", urlsplit(address(name))
-    host, _, port = url.netloc.rpartition(":")
+    host, _, port = url.netloc.partition(":")
     if "[" in url.netloc:
         raise NotServed(
             f"{variable} is {url.netloc}, but TorchServe doesn't support IPv6; set an address such "
@@ -81,7 +81,7 @@ def gateway_listener(port: str, name: str, host: str | None = None) -> Listener:
 def number(variable: str, port: str) -> int:
     """The port as a number. Raises NotServed for anything but 1 to 65535."""
     if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
-        raise NotServed(f"{variable}: {port} is not a port; set a number from 1 to 65535")
+        raise NotServed(f"{variable}: {port!r} is not a port; set a number from 1 to 65535")
     return int(port)
 
 

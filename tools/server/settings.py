@@ -42,8 +42,6 @@ VARIABLES = {
 
 # What runs: process ID, addresses and versions, in JSON. tools/serve writes it when all is ready.
 STATE = LOG / "serve.json"
-# Names of the variables with which the last server was started, in JSON.
-LAST_CHOSEN = LOG / "chosen.json"
 # The canary of a running tools/rollout: percentage and version, in JSON.
 ROLLOUT = LOG / "rollout.json"
 
@@ -146,14 +144,14 @@ def check_variables() -> None:
                 raise NotServed(f"{name} is unknown; set {meant}, or unset it")
 
 
-def warnings() -> list[str]:
-    """What an operator may not have meant."""
+def warnings(only: str | None) -> list[str]:
+    """What an operator may not have meant; `only` is the server that is started, None for both."""
     found = []
     if os.environ.get("CATSDOGS_API_KEY") and not api_keys():
         found.append("CATSDOGS_API_KEY is for clients; only CATSDOGS_API_KEYS makes keys required")
-    if lost := sorted(set(last_chosen()) - chosen().keys()):
+    if lost := sorted(set(last_chosen(only)) - chosen().keys()):
         found.append(f"the last server was started with {', '.join(lost)}, this one is not")
-    for name in ("inference", "metrics"):
+    for name in ("inference", "metrics") if only != "gateway" else ():
         host = urlsplit(address(name)).hostname or ""
         if not is_loopback(host):
             found.append(
@@ -161,11 +159,14 @@ def warnings() -> list[str]:
                 f"on {host}"
             )
     # A container's ports are published explicitly.
-    if not logs_to_stdout() and not is_loopback(gateway_host()):
+    is_open = not logs_to_stdout() and not is_loopback(gateway_host())
+    if is_open and only != "torchserve":
         keys = "" if api_keys() else ", without API keys"
+        names = ["PORT", *["HTTP_PORT"] * bool(given("CATSDOGS_TLS_CERT")), "METRICS_PORT"]
+        *most, last = [given(f"CATSDOGS_{name}") for name in names]
         found.append(
-            f"other machines may reach ports {given('CATSDOGS_PORT')} and "
-            f"{given('CATSDOGS_METRICS_PORT')} of this one{keys}; let a firewall close the latter"
+            f"other machines may reach ports {', '.join(most)} and {last} of this one{keys}; let a "
+            "firewall close the last"
         )
     return found
 
@@ -232,12 +233,17 @@ def chosen() -> dict[str, str]:
     }
 
 
-def last_chosen() -> list[str]:
-    """The names of LAST_CHOSEN; [] if there are none."""
+def last_chosen(only: str | None) -> list[str]:
+    """The names of `chosen_file`; [] if there are none."""
     try:
-        return list(map(str, json.loads(LAST_CHOSEN.read_text())))
+        return list(map(str, json.loads(chosen_file(only).read_text())))
     except (OSError, ValueError, TypeError):
         return []
+
+
+def chosen_file(only: str | None) -> Path:
+    """It names the variables that configured the last start of these servers."""
+    return LOG / (f"chosen-{only}.json" if only else "chosen.json")
 
 
 def properties() -> dict[str, str]:

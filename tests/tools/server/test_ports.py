@@ -100,13 +100,22 @@ def test_what_is_no_port_is_told(nonsense: str, monkeypatch: pytest.MonkeyPatch)
         nginx.Gateway(None).listeners()
 
 
+@pytest.mark.parametrize("port", [":8081", ":", ""])  # TorchServe's default is 8081
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "cats.example"])
 def test_management_is_never_opened_to_other_machines(
-    host: str, monkeypatch: pytest.MonkeyPatch
+    host: str, port: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setenv("TS_MANAGEMENT_ADDRESS", f"http://{host}:8081")
+    monkeypatch.setenv("TS_MANAGEMENT_ADDRESS", f"http://{host}{port}")
     with pytest.raises(settings.NotServed, match=f"TS_MANAGEMENT_ADDRESS: {host} is not on loop"):
+        torchserve.TorchServe(None).listeners()
+
+
+@pytest.mark.parametrize("name", ["INFERENCE", "MANAGEMENT", "METRICS"])
+def test_an_address_of_torchserve_has_a_port(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setenv(f"TS_{name}_ADDRESS", "http://127.0.0.1")
+    with pytest.raises(settings.NotServed, match=f"TS_{name}_ADDRESS: '' is not a port"):
         torchserve.TorchServe(None).listeners()
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -94,24 +96,44 @@ def test_a_port_that_any_address_has_is_taken_on_each() -> None:
             ports.check_free(listeners)
 
 
-def test_an_open_address_is_told_to_whom_it_opens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """As on a new machine: no variables, and no earlier start."""
+    for name in os.environ:
+        if name.startswith(("CATSDOGS_", "TS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(settings, "LOG", tmp_path)
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.delenv("CATSDOGS_LOGS", raising=False)
-    with served_at("0.0.0.0"):
-        (told,) = settings.warnings()
-        assert "ports 8000 and 8002 of this one, without API keys" in told
-        monkeypatch.setenv("CATSDOGS_LOGS", "stdout")  # in a container
-        assert not settings.warnings()
-    with served_at("127.0.0.1"):
-        assert not settings.warnings()
+    return monkeypatch
+
+
+def test_an_open_address_is_told_to_whom_it_opens(unconfigured: pytest.MonkeyPatch) -> None:
+    assert not settings.warnings(None)
+    unconfigured.setenv("CATSDOGS_HOST", "0.0.0.0")
+    (told,) = settings.warnings(None)
+    assert "ports 8000 and 8002 of this one, without API keys" in told
+    assert not settings.warnings("torchserve")
+    unconfigured.setenv("CATSDOGS_TLS_CERT", "certificate.pem")
+    (told,) = settings.warnings("gateway")
+    assert "ports 8000, 80 and 8002 of" in told
+    unconfigured.setenv("CATSDOGS_LOGS", "stdout")  # in a container
+    assert not settings.warnings(None)
 
 
 @pytest.mark.parametrize("name", ["INFERENCE", "METRICS"])
 def test_torchserve_is_opened_only_with_a_warning(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, unconfigured: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setenv(f"TS_{name}_ADDRESS", "http://0.0.0.0:8080")
-    with served_at("127.0.0.1"):
-        (told,) = settings.warnings()
+    unconfigured.setenv(f"TS_{name}_ADDRESS", "http://0.0.0.0:8080")
+    (told,) = settings.warnings(None)
     assert told.startswith(f"TS_{name}_ADDRESS opens TorchServe")
+    assert not settings.warnings("gateway")  # TorchServe is another's
+
+
+def test_a_variable_that_only_the_other_server_needs_is_not_missed(
+    unconfigured: pytest.MonkeyPatch,
+) -> None:
+    settings.chosen_file("gateway").write_text('["CATSDOGS_API_KEYS"]')
+    assert not settings.warnings("torchserve")
+    (told,) = settings.warnings("gateway")
+    assert told == "the last server was started with CATSDOGS_API_KEYS, this one is not"
