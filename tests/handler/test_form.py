@@ -426,3 +426,8 @@ def test_bytes_without_a_file_name_are_a_file_by_their_type(kind: bytes) -> None
     assert files(body) == {"photo": b"cat"}
     text = NAMED.replace(b"photo", b"note") + b"\r\nContent-Type: text/plain; charset=utf-8"
     assert files(form((text, b"hello"), (FILE, b"cat"))) == {"photo": b"cat"}
+
+
+def test_a_type_that_is_no_text_is_that_of_no_file() -> None:
+    note = NAMED.replace(b"photo", b"note") + b"\r\nContent-Type: \xff"
+    assert files(form((note, b"hello"), (FILE, b"cat"))) == {"photo": b"cat"}

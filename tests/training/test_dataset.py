@@ -40,6 +40,7 @@ def test_batches_come_in_order_wherever_the_pixels_lie(
     assert len(batches) == 6
     for numbers, photos in zip(order.tolist(), batches, strict=True):
         assert photos.shape == (10, 3, SIDE, SIDE)
+        assert photos.dtype == torch.uint8
         assert photos.device.type == device.type
         assert torch.equal(photos.cpu(), split.pixel_batch(numbers))
 
@@ -163,3 +164,6 @@ def test_a_list_of_excluded_photos_may_come_from_excel_or_have_names_that_are_no
     csv_file.write_bytes("path,why\ncat/m\u00fcde.jpg,drawn\n".encode(encoding))
     (path,) = excluded_photos(dataclasses.replace(params.train, excluded=str(csv_file)))
     assert os.fsencode(path) == "cat/m\u00fcde.jpg".encode(encoding.removesuffix("-sig"))
+    csv_file.write_bytes(b'path\r\n"cat/two\rlines.jpg"\r\n')
+    listed = dataclasses.replace(params.train, excluded=str(csv_file))
+    assert excluded_photos(listed) == {"cat/two\rlines.jpg"}

@@ -8,7 +8,8 @@ from typing import Any
 
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+import requests
+from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
 from testing.servers import free_ports
 from tools.server import exporter
@@ -104,6 +105,27 @@ def test_torchserve_is_asked_at_most_every_two_seconds(monkeypatch: pytest.Monke
     for clock.now in (0.5, 2.4, 2.5, 4.4, 4.6):
         list(collector.collect())
     assert asked == [0.5, 2.5, 4.6]
+
+
+def test_scrapes_are_answered_on_loopback_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(
+        exporter, "start_http_server", lambda *given: started.append(start_http_server(*given))
+    )
+    (port,) = free_ports(1)
+    monkeypatch.setenv("CATSDOGS_EXPORTER_PORT", str(port))
+    exporter.start_exporter(lambda: version(10), lambda: {"frontend": StandIn(False)})
+    ((server, thread),) = started
+    try:
+        assert server.server_address == ("127.0.0.1", port)
+        text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text
+        assert 'torchserve_workers_ready{model_version="1.1"} 1.0' in text
+        assert 'torchserve_process_resident_memory_bytes{process="frontend"} 5e+06' in text
+        assert "python_info" not in text  # which is of this process
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
