@@ -84,7 +84,7 @@ train: $(DEVELOP) ## train on folders of photos, and evaluate: make train DATA="
 	$(PY) -m training train --run $(TUNED) --finetune $(call quoted,$(or $(START),$(RUN)))$(call resumed,$(RUN)-finetuned)
 	$(PY) -m training evaluate $(TUNED)
 
-# Its job execution would start seven processes of 200 MB each, and four workers are too many for one user.
+# Its job execution would start seven more processes, and four workers are too many for one user.
 mlflow: $(DEVELOP) ## show training runs in a browser
 	@echo "Open http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false MLFLOW_DISABLE_TELEMETRY=true \
