@@ -294,6 +294,7 @@ def test_the_longest_headers_are_taken_and_longer_ones_are_not() -> None:
         ('Multipart/Form-Data ;charset=utf-8; BOUNDARY="a b"', b"a b"),
         ("multipart/form-data; boundary=" + "b" * 70, b"b" * 70),
         ("multipart/form-data; boundary=\xe4", b"\xe4"),
+        ("multipart/form-data; boundary=\u20ac", b"?"),
     ],
 )
 def test_the_boundary_is_found_in_the_content_type(content_type: str, boundary: bytes) -> None:

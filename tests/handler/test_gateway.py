@@ -93,7 +93,9 @@ def test_a_photo_has_the_same_bytes_raw_in_a_form_and_in_json(
     for body, content_type in ((photo, None), (photo, "image/jpeg"), in_form(photo)):
         ((_, content),) = uploaded_fields(gateway.headers(body, content_type)).items()
         assert content == photo
-    ((_, content),) = uploaded_fields(gateway.headers(*in_json(photo))).items()
+    assert uploaded_fields(gateway.headers(photo, "image/jpeg")) == {"body": photo}
+    ((name, content),) = uploaded_fields(gateway.headers(*in_json(photo))).items()
+    assert name == "body"
     assert photo_bytes(content) == photo
 
 

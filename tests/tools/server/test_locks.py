@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -22,3 +23,9 @@ def test_a_lock_names_its_process_until_it_is_released(tmp_path: Path) -> None:
     file.close()
     assert holder(path) is None
     hold(path).close()
+
+
+def test_a_lock_whose_process_has_not_yet_written_its_name_names_none(tmp_path: Path) -> None:
+    with (tmp_path / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert holder(tmp_path / "lock") is None

@@ -30,6 +30,11 @@ def test_without_a_limit_the_configuration_decides(
     assert sizes.workers_that_fit(1) is None
 
 
+def test_without_a_quota_all_cores_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit(monkeypatch, tmp_path, cpu_max="max 100000")
+    assert sizes.cores() == CORES
+
+
 @given(st.integers(1, 16_000), st.integers(1, 2), st.integers(5, 1600))
 def test_workers_that_are_started_fit(
     tmp_path_factory: pytest.TempPathFactory, megabytes: int, versions: int, hundredths: int
