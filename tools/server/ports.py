@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -15,9 +16,10 @@ import psutil
 from tools.server.settings import (
     NotServed,
     address,
+    api_keys,
     gateway_host,
     given,
-    is_loopback,
+    logs_to_stdout,
     properties,
 )
 
@@ -57,6 +59,36 @@ def check_loopback(variable: str, host: str) -> None:
             f"{variable}: {host} is not on loopback; set 127.0.0.1. Clients reach the gateway at "
             "CATSDOGS_HOST"
         )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches `host`; "" is a socket file."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host in ("", "localhost")
+
+
+def openings(listeners: Iterable[Listener]) -> list[str]:
+    """Warnings about those of `listeners` that other machines may reach."""
+    found = []
+    public = [listener for listener in listeners if not is_loopback(listener.host.lower())]
+    for listener in public:
+        if listener.variable.startswith("TS_"):
+            found.append(
+                f"{listener.variable} opens TorchServe, which has neither limits nor keys, on "
+                f"{listener.host}"
+            )
+    gateways = [listener for listener in public if listener.variable.startswith("CATSDOGS_")]
+    if gateways and not logs_to_stdout():  # a container's ports are published explicitly
+        gateways.sort(key=lambda listener: listener.variable == "CATSDOGS_METRICS_PORT")
+        *most, last = [str(listener.port) for listener in gateways]
+        keys = "" if api_keys() else ", without API keys"
+        found.append(
+            f"other machines may reach ports {', '.join(most)} and {last} of this one{keys}; let a "
+            "firewall close the last"
+        )
+    return found
 
 
 def grpc_listener(name: str, default: str) -> Listener:

@@ -11,7 +11,6 @@ import zipfile
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 CONFIG = Path("config.properties")
 GATEWAY = Path(__file__).resolve().parents[2] / "gateway"
@@ -145,38 +144,13 @@ def check_variables() -> None:
 
 
 def warnings(only: str | None) -> list[str]:
-    """What an operator may not have meant; `only` is the server that is started, None for both."""
+    """Variables that an operator may not have meant; `only` is the one server that is started."""
     found = []
     if os.environ.get("CATSDOGS_API_KEY") and not api_keys():
         found.append("CATSDOGS_API_KEY is for clients; only CATSDOGS_API_KEYS makes keys required")
     if lost := sorted(set(last_chosen(only)) - chosen().keys()):
         found.append(f"the last server was started with {', '.join(lost)}, this one is not")
-    for name in ("inference", "metrics") if only != "gateway" else ():
-        host = urlsplit(address(name)).hostname or ""
-        if not is_loopback(host):
-            found.append(
-                f"TS_{name.upper()}_ADDRESS opens TorchServe, which has neither limits nor keys, "
-                f"on {host}"
-            )
-    # A container's ports are published explicitly.
-    is_open = not logs_to_stdout() and not is_loopback(gateway_host())
-    if is_open and only != "torchserve":
-        keys = "" if api_keys() else ", without API keys"
-        names = ["PORT", *["HTTP_PORT"] * bool(given("CATSDOGS_TLS_CERT")), "METRICS_PORT"]
-        *most, last = [given(f"CATSDOGS_{name}") for name in names]
-        found.append(
-            f"other machines may reach ports {', '.join(most)} and {last} of this one{keys}; let a "
-            "firewall close the last"
-        )
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; "" is a socket file."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host in ("", "localhost")
 
 
 def check_files() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testing.repository import REPOSITORY
-from tools.server import nginx, ports, settings
+from tools.server import nginx, ports, settings, torchserve
 
 PORTS = {"PORT": "8000", "METRICS_PORT": "8002", "HTTP_PORT": "80"}
 addresses = st.ip_addresses().filter(lambda address: not getattr(address, "scope_id", None))
@@ -107,17 +107,29 @@ def unconfigured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monk
     return monkeypatch
 
 
-def test_an_open_address_is_told_to_whom_it_opens(unconfigured: pytest.MonkeyPatch) -> None:
-    assert not settings.warnings(None)
+def warnings(only: str | None) -> list[str]:
+    """Those of tools/serve."""
+    servers = [torchserve.TorchServe(only), nginx.Gateway(only)]
+    started = [server for server in servers if only in (None, server.option)]
+    listeners = [listener for server in started for listener in server.listeners()]
+    return settings.warnings(only) + ports.openings(listeners)
+
+
+def test_an_open_address_is_told_to_whom_it_opens(
+    unconfigured: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert not warnings(None)
     unconfigured.setenv("CATSDOGS_HOST", "0.0.0.0")
-    (told,) = settings.warnings(None)
-    assert "ports 8000 and 8002 of this one, without API keys" in told
-    assert not settings.warnings("torchserve")
-    unconfigured.setenv("CATSDOGS_TLS_CERT", "certificate.pem")
-    (told,) = settings.warnings("gateway")
-    assert "ports 8000, 80 and 8002 of" in told
+    (warning,) = warnings(None)
+    assert "ports 8000 and 8002 of this one, without API keys" in warning
+    assert not warnings("torchserve")
+    for name in ("CERT", "KEY"):
+        (tmp_path / name).touch()
+        unconfigured.setenv(f"CATSDOGS_TLS_{name}", str(tmp_path / name))
+    (warning,) = warnings("gateway")
+    assert "ports 8000, 80 and 8002 of" in warning
     unconfigured.setenv("CATSDOGS_LOGS", "stdout")  # in a container
-    assert not settings.warnings(None)
+    assert not warnings(None)
 
 
 @pytest.mark.parametrize("name", ["INFERENCE", "METRICS"])
@@ -125,15 +137,15 @@ def test_torchserve_is_opened_only_with_a_warning(
     name: str, unconfigured: pytest.MonkeyPatch
 ) -> None:
     unconfigured.setenv(f"TS_{name}_ADDRESS", "http://0.0.0.0:8080")
-    (told,) = settings.warnings(None)
-    assert told.startswith(f"TS_{name}_ADDRESS opens TorchServe")
-    assert not settings.warnings("gateway")  # TorchServe is another's
+    (warning,) = warnings(None)
+    assert warning.startswith(f"TS_{name}_ADDRESS opens TorchServe")
+    assert not warnings("gateway")  # TorchServe is another's
 
 
 def test_a_variable_that_only_the_other_server_needs_is_not_missed(
     unconfigured: pytest.MonkeyPatch,
 ) -> None:
     settings.chosen_file("gateway").write_text('["CATSDOGS_API_KEYS"]')
-    assert not settings.warnings("torchserve")
-    (told,) = settings.warnings("gateway")
-    assert told == "the last server was started with CATSDOGS_API_KEYS, this one is not"
+    assert not warnings("torchserve")
+    (warning,) = warnings("gateway")
+    assert warning == "the last server was started with CATSDOGS_API_KEYS, this one is not"
