@@ -90,10 +90,10 @@ def in_json(photo: bytes) -> tuple[bytes, str]:
 def test_a_photo_has_the_same_bytes_raw_in_a_form_and_in_json(
     gateway: Gateway, photo: bytes
 ) -> None:
-    for body, content_type in ((photo, None), (photo, "image/jpeg"), in_form(photo)):
-        ((_, content),) = uploaded_fields(gateway.headers(body, content_type)).items()
-        assert content == photo
-    assert uploaded_fields(gateway.headers(photo, "image/jpeg")) == {"body": photo}
+    for content_type in (None, "image/jpeg"):
+        assert uploaded_fields(gateway.headers(photo, content_type)) == {"body": photo}
+    ((_, content),) = uploaded_fields(gateway.headers(*in_form(photo))).items()
+    assert content == photo
     ((name, content),) = uploaded_fields(gateway.headers(*in_json(photo))).items()
     assert name == "body"
     assert photo_bytes(content) == photo

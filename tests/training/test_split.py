@@ -27,11 +27,18 @@ SPLIT = PrepareParams(
 VALIDATING = dataclasses.replace(SPLIT, validation_sources=["ads"])
 
 
+def made_row(
+    path: str, label: str, number: int, perceptual_hash: int, source: str = "photos"
+) -> Photo:
+    digest, hash64 = f"{number:064x}", f"{perceptual_hash:016x}"
+    return Photo(path, label, 1, 50, 50, digest, 1, hash64, "", source)
+
+
 def made_index(hashes: list[int], labels: list[str] | None = None) -> list[Photo]:
     """Rows for photos with these perceptual hashes."""
     labels = labels or ["cat"] * len(hashes)
     return [
-        Photo(f"{label}/{n}.jpg", label, 1, 50, 50, f"{n:064x}", 1, f"{value:016x}", "", "photos")
+        made_row(f"{label}/{n}.jpg", label, n, value)
         for n, (label, value) in enumerate(zip(labels, hashes, strict=True))
     ]
 
@@ -158,14 +165,11 @@ def test_the_fewest_photos_are_in_every_split_and_one_less_is_not(
 def made_rows(count: int, source: str, label: str = "cat", first: int = 0) -> list[Photo]:
     """Rows of photos without look-alikes; files with a source have it in their name."""
     name = "" if source == "photos" else f"{source}__"
-    hashes = np.random.default_rng(first).integers(0, 2**63, count)
+    hashes = np.random.default_rng(first).integers(0, 2**63, count).tolist()
     return [
-        Photo(
-            f"{label}/{name}{first + n}.jpg", label, 1, 50, 50, f"{first + n:064x}", 1,
-            f"{int(value):016x}", "", source,
-        )
-        for n, value in enumerate(hashes)
-    ]  # fmt: skip
+        made_row(f"{label}/{name}{n}.jpg", label, n, value, source)
+        for n, value in enumerate(hashes, first)
+    ]
 
 
 def alike(photo: Photo, other: Photo) -> Photo:

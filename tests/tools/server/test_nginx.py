@@ -23,6 +23,11 @@ from testing.repository import REPOSITORY
 from testing.servers import free_ports, listens, wait_until
 from tools.server import nginx, settings
 
+# Where nginx puts temporary files, in the folder of a configuration.
+FOLDERS = "".join(
+    f"{name}_temp_path {name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+)
+
 
 def passed_on(text: str) -> list[dict[str, object]]:
     reading, writing = os.pipe()
@@ -80,9 +85,7 @@ def test_a_long_access_log_is_rotated_and_nginx_begins_a_new_one(
     folder.mkdir()
     (tmp_path / "nginx.conf").write_text(
         f"{nginx.process_settings()} pid nginx.pid; events {{}}\n"
-        "http { client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n"
-        "uwsgi_temp_path uwsgi; scgi_temp_path scgi; log_format path $uri;\n"
-        f"access_log {folder.name}/gateway.log path;\n"
+        f"http {{ {FOLDERS} log_format path $uri; access_log {folder.name}/gateway.log path;\n"
         f"server {{ listen 127.0.0.1:{port}; location / {{ return 204; }} }} }}"
     )
     monkeypatch.setattr(nginx, "LOG", folder)
@@ -213,8 +216,7 @@ def test_an_upload_that_may_be_large_counts_as_large(
     protocol = ("; http2 on" if new else " http2") if second else ""
     (tmp_path / "nginx.conf").write_text(
         "daemon off; error_log stderr; pid nginx.pid; events {}\n"
-        f"http {{ access_log off; client_body_temp_path body; proxy_temp_path proxy;\n"
-        "fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n"
+        f"http {{ access_log off; {FOLDERS}\n"
         f"{rule[0]}\nserver {{ listen 127.0.0.1:{port}{protocol};"
         ' location / { return 200 "large: $is_large"; } } }'
     )
